@@ -1,0 +1,222 @@
+// Package storage is the contracts and types of what hermod keeps: sessions (storage/redis,
+// storage/memory), messages and groups (storage/sql), ids (storage/snowflake). Implementations of
+// one contract pass the one suite in storage/storagetest.
+//
+// app, the tenant, is part of every key (I11). Times are Unix nanoseconds.
+package storage
+
+import (
+	"context"
+	"errors"
+)
+
+// Errors of the stores. Anything else is an internal failure that the caller may retry.
+var (
+	// ErrNoConversation: there is no such conversation or group in this app.
+	ErrNoConversation = errors.New("no such conversation")
+	// ErrNotMember: it exists, but the account does not belong to it.
+	ErrNotMember = errors.New("not a member")
+	// ErrAlreadyMember: the account belongs to the group already.
+	ErrAlreadyMember = errors.New("already a member")
+	// ErrNoMessage: there is no such message, or the account may not read it.
+	ErrNoMessage = errors.New("no such message")
+	// ErrGroupFull: the group has the configured number of members.
+	ErrGroupFull = errors.New("group is full")
+)
+
+// Feature is a bit set of what a client understands beyond the fixed protocol (docs/protocol.md, "Features").
+type Feature uint32
+
+// Session is where one device of an account is connected.
+type Session struct {
+	App, Account string
+	// Device is unique within the account; "" is the one default device of old clients.
+	Device   string
+	Platform string
+	// Channel is the connection's id, unique for all times.
+	Channel string
+	// Gateway is the naming.Instance.ID of the gateway that holds the connection.
+	Gateway  string
+	Features Feature
+	// LoginAt is the gateway's time of the login: the fence between sessions of one device.
+	LoginAt int64
+}
+
+// AccountKey names an account of a tenant.
+type AccountKey struct{ App, Account string }
+
+// Sessions knows which devices are on line. A session lives until its Logout or the end of its
+// gateway's lease; renewing the one lease keeps all of the gateway's sessions (I6). Safe for
+// concurrent use.
+type Sessions interface {
+	// Login stores s as its device's session and returns the one it displaced, if that was another
+	// channel whose gateway's lease still runs. s wins whatever LoginAt says: logins are ordered by the store.
+	Login(ctx context.Context, s Session) (displaced *Session, err error)
+	// Logout removes the device's session if it is still that of this channel, and says whether it was.
+	Logout(ctx context.Context, app, account, device, channel string) (removed bool, err error)
+	// Find returns, for each key in order, the sessions of the account whose gateway's lease runs, sorted by device.
+	Find(ctx context.Context, keys []AccountKey) ([][]Session, error)
+	// RenewLease lets the gateway's sessions live for another ttl seconds from now, in milliseconds
+	// resolution. existed is false if the lease had ended or was never there: Restore the sessions then.
+	RenewLease(ctx context.Context, gateway string, ttlMillis int64) (existed bool, err error)
+	// Restore stores again sessions that the store may have lost, in one batch. A session is not
+	// stored, and returned as displaced, where its device has a session with a larger LoginAt on another channel.
+	Restore(ctx context.Context, sessions []Session) (displaced []Session, err error)
+	// EndLease ends the gateway's lease at once: it has stopped.
+	EndLease(ctx context.Context, gateway string) error
+	// Ping reports whether the store answers.
+	Ping(ctx context.Context) error
+	Close() error
+}
+
+// Kind tells a conversation of two from a group.
+type Kind uint8
+
+// The kinds of conversation.
+const (
+	KindUser  Kind = 1
+	KindGroup Kind = 2
+)
+
+// Draft is a message to be stored, and then what became of it.
+type Draft struct {
+	App, Sender string
+	Kind        Kind
+	// Dest is the other account (KindUser; may be the sender: a note to oneself) or the group's id.
+	Dest string
+	// ClientID makes the send idempotent within (conversation, sender); "" does not.
+	ClientID string
+	Type     int32
+	Body     string
+	Extra    string
+	// SendTime is the server's time.
+	SendTime int64
+
+	// Set by Append where Err is nil. A repeated ClientID gets what was stored the first time,
+	// SendTime included, and Duplicate.
+	Conversation int64
+	Seq          int64
+	MessageID    int64
+	Duplicate    bool
+	// Members are all members of the conversation, the sender included, as of this commit. Shared: do not change.
+	Members []string
+	// Err is what refused this draft alone: ErrNoConversation, ErrNotMember.
+	Err error
+}
+
+// Message is a stored message.
+type Message struct {
+	Conversation int64
+	Seq          int64
+	ID           int64
+	Sender       string
+	ClientID     string
+	Type         int32
+	Body         string
+	Extra        string
+	SendTime     int64
+}
+
+// IndexEntry is a line of an old client's offline index.
+type IndexEntry struct {
+	Message // without ClientID, Type, Body and Extra
+	Kind    Kind
+	// Peer is the other account (KindUser).
+	Peer string
+}
+
+// Delta is what changed in one conversation since a cursor.
+type Delta struct {
+	Conversation int64
+	Kind         Kind
+	Peer         string
+	LastSeq      int64
+	// JoinedSeq is the seq before the first message that the account may read.
+	JoinedSeq int64
+	Messages  []Message
+}
+
+// Range asks for a page of a conversation backwards. Conversation 0: find it by Kind and Dest.
+type Range struct {
+	Conversation int64
+	Kind         Kind
+	Dest         string
+	// BeforeSeq bounds the page from above, exclusive; 0: from the newest.
+	BeforeSeq int64
+	Limit     int
+}
+
+// Messages keeps conversations and what was said in them. Safe for concurrent use.
+type Messages interface {
+	// Append stores the drafts in one transaction, in their order within each conversation, and
+	// returns after the commit is durable (I1). It fills each draft's result; an error means that
+	// nothing is known to be stored: appending the same drafts again is safe where they have a ClientID.
+	// A conversation of two is created with its first message.
+	// Seqs are gapless from 1 and message ids grow with them, whoever else appends (I2).
+	Append(ctx context.Context, drafts []*Draft) error
+	// Index returns, by message id, what the account may read with an id above after; after 0 means
+	// what it has not acknowledged. At most limit entries.
+	Index(ctx context.Context, app, account string, after int64, limit int) ([]IndexEntry, error)
+	// Content returns the messages with these ids that the account may read, in the order asked
+	// for; others are left out.
+	Content(ctx context.Context, app, account string, ids []int64) ([]Message, error)
+	// Ack notes that the account has everything it was sent up to this message. It never moves
+	// back; ErrNoMessage for a message that the account may not read.
+	Ack(ctx context.Context, app, account string, messageID int64) error
+	// Sync returns what the account may read beyond its cursors, at most limit messages, fairly
+	// spread over the conversations that have news; more if there was more.
+	Sync(ctx context.Context, app, account string, cursors map[int64]int64, limit int) (deltas []Delta, more bool, err error)
+	// History returns a page backwards, the newest last, with LastSeq and JoinedSeq.
+	// A conversation of two that has no message yet is an empty page with Conversation 0.
+	// ErrNoConversation, ErrNotMember.
+	History(ctx context.Context, app, account string, r Range) (Delta, error)
+	Ping(ctx context.Context) error
+	Close() error
+}
+
+// Group is what is known of a group.
+type Group struct {
+	App string
+	// ID is the decimal of its conversation's id.
+	ID           string
+	Name         string
+	Avatar       string
+	Introduction string
+	Owner        string
+	CreatedAt    int64
+	Members      []Member
+}
+
+// Member is one member of a group.
+type Member struct {
+	Account  string
+	Alias    string
+	Avatar   string
+	JoinedAt int64
+}
+
+// Groups keeps groups and who belongs to them. Safe for concurrent use.
+type Groups interface {
+	// CreateGroup stores g with its members (the owner is added if missing, repeated accounts count
+	// once) and returns its id.
+	CreateGroup(ctx context.Context, g Group) (id string, err error)
+	// Join adds the account, which reads from the next message on, and returns the other members.
+	// ErrNoConversation, ErrAlreadyMember, ErrGroupFull when it has maxMembers (0: no limit).
+	Join(ctx context.Context, app, id, account string, maxMembers int) (others []string, err error)
+	// Quit removes the account and returns the members that stay. An owner's group passes to the
+	// longest-standing member. ErrNoConversation, ErrNotMember.
+	Quit(ctx context.Context, app, id, account string) (others []string, err error)
+	// Group returns the group with its members, in the order of joining, to one of them.
+	// ErrNoConversation, ErrNotMember.
+	Group(ctx context.Context, app, id, account string) (Group, error)
+}
+
+// IDs makes message and conversation ids.
+type IDs interface {
+	// Next returns an id larger than floor and than every id it returned before, that no other
+	// node ever returns. An error wraps ErrNoLease when the node number is not ours (any more).
+	Next(floor int64) (int64, error)
+}
+
+// ErrNoLease: the snowflake node number's lease is lost, or its renewal is late. No ids until it is back (I10).
+var ErrNoLease = errors.New("snowflake: node number not leased")
