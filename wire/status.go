@@ -1,0 +1,69 @@
+package wire
+
+import (
+	"fmt"
+
+	"github.com/hermod-im/hermod/wire/pb"
+)
+
+// Status is the outcome of a request, in the header of its response. The numbers come from
+// wire/proto/header.proto, the one source for all languages. Existing clients drop the connection
+// and log in again on any status ≥ 400, so errors of one request stay below; 10-99 belong to clients.
+type Status int32
+
+// The statuses that a server answers.
+const (
+	StatusSuccess         = Status(pb.Status_STATUS_SUCCESS)
+	StatusNoDestination   = Status(pb.Status_STATUS_NO_DESTINATION)
+	StatusInvalidBody     = Status(pb.Status_STATUS_INVALID_PACKET_BODY)
+	StatusInvalidCommand  = Status(pb.Status_STATUS_INVALID_COMMAND)
+	StatusUnauthorized    = Status(pb.Status_STATUS_UNAUTHORIZED)
+	StatusSystemException = Status(pb.Status_STATUS_SYSTEM_EXCEPTION)
+	StatusNotImplemented  = Status(pb.Status_STATUS_NOT_IMPLEMENTED)
+	StatusSessionNotFound = Status(pb.Status_STATUS_SESSION_NOT_FOUND)
+)
+
+// Retryable reports whether the same request may succeed later, unchanged.
+func (s Status) Retryable() bool { return s == StatusSystemException }
+
+// String is the status' name and number.
+func (s Status) String() string {
+	switch s {
+	case StatusSuccess:
+		return "success (0)"
+	case StatusNoDestination:
+		return "no destination (100)"
+	case StatusInvalidBody:
+		return "invalid packet body (101)"
+	case StatusInvalidCommand:
+		return "invalid command (103)"
+	case StatusUnauthorized:
+		return "unauthorized (105)"
+	case StatusSystemException:
+		return "system exception (300)"
+	case StatusNotImplemented:
+		return "not implemented (301)"
+	case StatusSessionNotFound:
+		return "session not found (404)"
+	default:
+		return fmt.Sprintf("status %d", int32(s))
+	}
+}
+
+// Error is a refused request: what the client is told. Message is fit for users and never holds
+// an internal detail.
+type Error struct {
+	Status  Status
+	Message string
+}
+
+// Errorf makes an Error.
+func Errorf(s Status, format string, args ...any) *Error {
+	return &Error{Status: s, Message: fmt.Sprintf(format, args...)}
+}
+
+// Error gives status and message.
+func (e *Error) Error() string { return e.Status.String() + ": " + e.Message }
+
+// Retryable reports whether the same request may succeed later, unchanged.
+func (e *Error) Retryable() bool { return e.Status.Retryable() }
