@@ -33,10 +33,13 @@ const (
 	CmdSessionRenew Command = "session.renew"
 	// CmdSessionRestore stores a gateway's sessions again: SessionRestoreReq.
 	CmdSessionRestore Command = "session.restore"
-	// CmdSessionEnd removes the session of a channel that has closed. No body, no answer.
+	// CmdSessionEnd removes the sessions of channels that have closed: SessionEndReq.
 	CmdSessionEnd Command = "session.end"
-	// CmdLeaseEnd ends the lease of a gateway that stops. No answer.
+	// CmdLeaseEnd ends the lease of a gateway that stops: LeaseRenewReq.
 	CmdLeaseEnd Command = "session.lease.end"
+	// CmdLinkDrain, from a logic node that stops: forward nothing more to me. The gateway answers
+	// when it has stopped, behind everything that it forwarded before. No body.
+	CmdLinkDrain Command = "link.drain"
 )
 
 // internCommand returns the constant that b spells, so that known commands cost no allocation.
@@ -68,7 +71,7 @@ func internCommand(b []byte) (Command, bool) {
 // Internal reports whether the command is one between services.
 func (c Command) Internal() bool {
 	switch c {
-	case CmdLinkHello, CmdSessionRenew, CmdSessionRestore, CmdSessionEnd, CmdLeaseEnd:
+	case CmdLinkHello, CmdSessionRenew, CmdSessionRestore, CmdSessionEnd, CmdLeaseEnd, CmdLinkDrain:
 		return true
 	default:
 		return false

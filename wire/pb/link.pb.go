@@ -394,6 +394,51 @@ func (x *SessionRestoreResp) GetDisplaced() []string {
 	return nil
 }
 
+// session.end: channels that have closed. Compared by channel: a newer session of the device stays.
+type SessionEndReq struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Sessions      []*Session             `protobuf:"bytes,1,rep,name=sessions,proto3" json:"sessions,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SessionEndReq) Reset() {
+	*x = SessionEndReq{}
+	mi := &file_link_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SessionEndReq) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SessionEndReq) ProtoMessage() {}
+
+func (x *SessionEndReq) ProtoReflect() protoreflect.Message {
+	mi := &file_link_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SessionEndReq.ProtoReflect.Descriptor instead.
+func (*SessionEndReq) Descriptor() ([]byte, []int) {
+	return file_link_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *SessionEndReq) GetSessions() []*Session {
+	if x != nil {
+		return x.Sessions
+	}
+	return nil
+}
+
 var File_link_proto protoreflect.FileDescriptor
 
 const file_link_proto_rawDesc = "" +
@@ -423,7 +468,9 @@ const file_link_proto_rawDesc = "" +
 	"\agateway\x18\x01 \x01(\tR\agateway\x12+\n" +
 	"\bsessions\x18\x02 \x03(\v2\x0f.hermod.SessionR\bsessions\"2\n" +
 	"\x12SessionRestoreResp\x12\x1c\n" +
-	"\tdisplaced\x18\x01 \x03(\tR\tdisplacedB%Z#github.com/hermod-im/hermod/wire/pbb\x06proto3"
+	"\tdisplaced\x18\x01 \x03(\tR\tdisplaced\"<\n" +
+	"\rSessionEndReq\x12+\n" +
+	"\bsessions\x18\x01 \x03(\v2\x0f.hermod.SessionR\bsessionsB%Z#github.com/hermod-im/hermod/wire/pbb\x06proto3"
 
 var (
 	file_link_proto_rawDescOnce sync.Once
@@ -437,7 +484,7 @@ func file_link_proto_rawDescGZIP() []byte {
 	return file_link_proto_rawDescData
 }
 
-var file_link_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
+var file_link_proto_msgTypes = make([]protoimpl.MessageInfo, 7)
 var file_link_proto_goTypes = []any{
 	(*LinkHello)(nil),          // 0: hermod.LinkHello
 	(*Session)(nil),            // 1: hermod.Session
@@ -445,14 +492,16 @@ var file_link_proto_goTypes = []any{
 	(*LeaseRenewResp)(nil),     // 3: hermod.LeaseRenewResp
 	(*SessionRestoreReq)(nil),  // 4: hermod.SessionRestoreReq
 	(*SessionRestoreResp)(nil), // 5: hermod.SessionRestoreResp
+	(*SessionEndReq)(nil),      // 6: hermod.SessionEndReq
 }
 var file_link_proto_depIdxs = []int32{
 	1, // 0: hermod.SessionRestoreReq.sessions:type_name -> hermod.Session
-	1, // [1:1] is the sub-list for method output_type
-	1, // [1:1] is the sub-list for method input_type
-	1, // [1:1] is the sub-list for extension type_name
-	1, // [1:1] is the sub-list for extension extendee
-	0, // [0:1] is the sub-list for field type_name
+	1, // 1: hermod.SessionEndReq.sessions:type_name -> hermod.Session
+	2, // [2:2] is the sub-list for method output_type
+	2, // [2:2] is the sub-list for method input_type
+	2, // [2:2] is the sub-list for extension type_name
+	2, // [2:2] is the sub-list for extension extendee
+	0, // [0:2] is the sub-list for field type_name
 }
 
 func init() { file_link_proto_init() }
@@ -466,7 +515,7 @@ func file_link_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_link_proto_rawDesc), len(file_link_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   6,
+			NumMessages:   7,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
