@@ -1,0 +1,31 @@
+// Package container is one node's life between the others: it keeps the node's entry in the
+// registry (Registration), lets it take traffic only when it is connected to its peers (Barrier),
+// and holds the links between services.
+//
+// A gateway dials every logic node: Links. A logic node accepts the gateways: Hub.
+//
+//	gateway                                      logic
+//	Links ── Link ── im.Client ════ TCP ════ transport server ── Hub
+//	  Select(key), Forward, Request              Push(gateway), Receive
+//
+// A link carries LogicPkts, one a frame, in order, after a handshake in which both sides prove that
+// they know the cluster's secret (hello.go). Writes are batched by the transport's queue; a full
+// queue is an error at once, never a wait.
+package container
+
+import "time"
+
+const (
+	// helloWait bounds the handshake of a link.
+	helloWait = 5 * time.Second
+	// redialMin and redialMax bound the jittered backoff between dials of a broken link.
+	redialMin = 50 * time.Millisecond
+	redialMax = 3 * time.Second
+	// publishMin and publishMax bound the backoff while the registry cannot be reached.
+	publishMin = 100 * time.Millisecond
+	publishMax = 5 * time.Second
+)
+
+// LinkVersion is the version of what services say to each other. A node speaks with peers of the
+// same version and of the one before.
+const LinkVersion = 1

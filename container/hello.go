@@ -1,0 +1,137 @@
+package container
+
+import (
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/hermod-im/hermod/naming"
+	"github.com/hermod-im/hermod/wire"
+	"github.com/hermod-im/hermod/wire/pb"
+)
+
+// The handshake of a link, three LogicPkts with the command link.hello:
+//
+//	accepting side → LinkHello{version, service, instance, nonce a}
+//	dialling side  → LinkHello{version, service, instance, nonce d, proof("dial")}
+//	accepting side → LinkHello{proof("accept")}, or a status and ErrorResp
+//
+// proof(role) is HMAC-SHA256 under a key derived from the cluster's secret, over the role, both
+// instances and both nonces: a recorded handshake proves nothing, and neither side talks to a stranger.
+
+const nonceSize = 16
+
+// hello is one side's part in a handshake.
+type hello struct {
+	self   naming.Instance
+	secret []byte
+}
+
+// challenge is what the accepting side sends first.
+func (h hello) challenge() *pb.LinkHello {
+	nonce := make([]byte, nonceSize)
+	_, _ = rand.Read(nonce) // never fails
+	return &pb.LinkHello{Version: LinkVersion, Service: h.self.Service, Instance: h.self.ID, Nonce: nonce}
+}
+
+// answer is the dialling side's reply to the challenge.
+func (h hello) answer(challenge *pb.LinkHello) *pb.LinkHello {
+	a := h.challenge()
+	a.Proof = h.proof("dial", challenge, a)
+	return a
+}
+
+// verify is the accepting side's check of the answer; its result proves the accepting side in turn.
+func (h hello) verify(challenge, answer *pb.LinkHello) (*pb.LinkHello, error) {
+	if !compatible(answer.Version) {
+		return nil, fmt.Errorf("link version %d of %s is not compatible with %d: upgrade one version at a time", answer.Version, answer.Instance, LinkVersion)
+	}
+	if len(answer.Nonce) != nonceSize || answer.Instance == "" {
+		return nil, errors.New("link.hello without nonce or instance")
+	}
+	if !hmac.Equal(answer.Proof, h.proof("dial", challenge, answer)) {
+		return nil, fmt.Errorf("%s does not know this cluster's secret: set the same `secret` on every node", answer.Instance)
+	}
+	return &pb.LinkHello{Version: LinkVersion, Proof: h.proof("accept", challenge, answer)}, nil
+}
+
+// check is the dialling side's check of the last packet.
+func (h hello) check(challenge, answer, last *pb.LinkHello) error {
+	if !hmac.Equal(last.Proof, h.proof("accept", challenge, answer)) {
+		return fmt.Errorf("%s does not know this cluster's secret: set the same `secret` on every node", challenge.Instance)
+	}
+	return nil
+}
+
+func compatible(version uint32) bool {
+	return version == LinkVersion || version+1 == LinkVersion || version == LinkVersion+1
+}
+
+func (h hello) proof(role string, challenge, answer *pb.LinkHello) []byte {
+	key := mac(h.secret, []byte("hermod link"))
+	return mac(key, []byte(role), []byte(challenge.Instance), []byte(answer.Instance), challenge.Nonce, answer.Nonce)
+}
+
+// mac is HMAC-SHA256 over the parts, each with its length in front.
+func mac(key []byte, parts ...[]byte) []byte {
+	m := hmac.New(sha256.New, key)
+	for _, p := range parts {
+		_, _ = m.Write([]byte{byte(len(p) >> 8), byte(len(p))})
+		_, _ = m.Write(p)
+	}
+	return m.Sum(nil)
+}
+
+func marshalHello(flag wire.Flag, m *pb.LinkHello) []byte {
+	return marshal(wire.Header{Command: wire.CmdLinkHello, Flag: flag}, m)
+}
+
+func unmarshalHello(payload []byte) (*pb.LinkHello, error) {
+	var p wire.LogicPkt
+	if err := p.Unmarshal(payload); err != nil {
+		return nil, err
+	}
+	if p.Command != wire.CmdLinkHello {
+		return nil, fmt.Errorf("got %q where link.hello was due: is this a hermod service port?", p.Command)
+	}
+	if err := AsError(&p); err != nil {
+		return nil, err
+	}
+	m := new(pb.LinkHello)
+	if err := proto.Unmarshal(p.Body, m); err != nil {
+		return nil, fmt.Errorf("link.hello: %w", err)
+	}
+	return m, nil
+}
+
+// AsError returns a response's status and message as a *wire.Error; nil for success.
+func AsError(p *wire.LogicPkt) error {
+	if p.Status == wire.StatusSuccess {
+		return nil
+	}
+	var m pb.ErrorResp
+	_ = proto.Unmarshal(p.Body, &m) // a message is a courtesy
+	return &wire.Error{Status: p.Status, Message: m.Message}
+}
+
+// marshal makes a packet of a header and a body, which may be nil.
+func marshal(h wire.Header, body proto.Message) []byte {
+	p := wire.LogicPkt{Header: h}
+	if body != nil {
+		p.Body, _ = proto.Marshal(body) // fails on invalid UTF-8 only, which no caller has
+	}
+	return p.Append(nil)
+}
+
+// closedEarly makes the end of input during a handshake readable.
+func closedEarly(err error) error {
+	if errors.Is(err, io.EOF) {
+		return errors.New("closed by the peer during the handshake")
+	}
+	return err
+}

@@ -1,0 +1,293 @@
+package container
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/cenkalti/backoff/v5"
+	"github.com/sirupsen/logrus"
+	"google.golang.org/protobuf/proto"
+
+	im "github.com/hermod-im/hermod"
+	"github.com/hermod-im/hermod/naming"
+	"github.com/hermod-im/hermod/wire"
+	"github.com/hermod-im/hermod/wire/pb"
+)
+
+// ErrLinkDown: the link broke before the answer came. The request may or may not have been done.
+var ErrLinkDown = errors.New("link down")
+
+// Open is a client's request that was forwarded and not yet answered.
+type Open struct {
+	Channel  string
+	Sequence uint32
+}
+
+// Link is the dialling side's connection to one peer: it is dialled again, with backoff, for as
+// long as the registry lists the peer.
+type Link struct {
+	set  *Links // static after construction
+	peer string // naming.Instance.ID
+	name string // naming.Instance.Node
+	hash uint64 // of name, for the selector
+	log  *logrus.Entry
+	gone chan struct{} // closed when the registry lists the peer no more
+
+	mu       sync.Mutex
+	address  string                         // guarded by mu
+	client   im.Client                      // nil while down; guarded by mu
+	draining bool                           // the peer wants nothing new; guarded by mu
+	ready    bool                           // last known state of the peer; guarded by mu
+	listed   bool                           // in the registry's last list; guarded by mu
+	wasUp    bool                           // has been connected before; guarded by mu
+	open     map[Open]wire.Command          // guarded by mu
+	seq      uint32                         // of our own requests; guarded by mu
+	waiters  map[uint32]chan *wire.LogicPkt // our own requests, by sequence; guarded by mu
+}
+
+// Peer is the instance id of the node at the other end.
+func (l *Link) Peer() string { return l.peer }
+
+// Forward queues a client's request. A response is expected and remembered under (channel,
+// sequence): if the link breaks before it comes, LinksOptions.Down gets it. ErrLinkDown,
+// im.ErrQueueFull: nothing was queued.
+func (l *Link) Forward(req Open, cmd wire.Command, payload []byte) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.client == nil {
+		return ErrLinkDown
+	}
+	// Under the lock, so that down() finds either an open request or a client that refuses.
+	if err := l.client.Send(payload); err != nil {
+		return err
+	}
+	l.open[req] = cmd
+	return nil
+}
+
+// Answered forgets an open request. It reports whether it was open.
+func (l *Link) Answered(req Open) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	_, ok := l.open[req]
+	delete(l.open, req)
+	return ok
+}
+
+// Request asks the peer something of our own and waits for the answer: a *wire.Error for a status,
+// ErrLinkDown, im.ErrQueueFull or ctx's error. resp may be nil.
+func (l *Link) Request(ctx context.Context, h wire.Header, req, resp proto.Message) error {
+	answer := make(chan *wire.LogicPkt, 1)
+	l.mu.Lock()
+	if l.client == nil {
+		l.mu.Unlock()
+		return ErrLinkDown
+	}
+	l.seq++
+	h.Sequence = l.seq
+	l.waiters[h.Sequence] = answer
+	err := l.client.Send(marshal(h, req))
+	l.mu.Unlock()
+	defer l.forget(h.Sequence)
+	if err != nil {
+		return err
+	}
+	select {
+	case p, ok := <-answer:
+		if !ok {
+			return ErrLinkDown
+		}
+		if err := AsError(p); err != nil || resp == nil {
+			return err
+		}
+		return proto.Unmarshal(p.Body, resp)
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (l *Link) forget(seq uint32) {
+	l.mu.Lock()
+	delete(l.waiters, seq)
+	l.mu.Unlock()
+}
+
+// run dials and reads until the peer is gone from the registry and the link is down, or ctx ends.
+func (l *Link) run(ctx context.Context) {
+	pause := backoff.NewExponentialBackOff()
+	pause.InitialInterval, pause.MaxInterval = redialMin, redialMax
+	for failures := 0; ; {
+		client, err := l.dial()
+		if err == nil {
+			pause.Reset()
+			failures = 0
+			stop := context.AfterFunc(ctx, client.Close)
+			err = l.serve(client)
+			stop()
+			l.log.WithError(err).Info("link down")
+		} else if failures++; failures == 1 || failures%20 == 0 {
+			l.log.WithError(err).WithField("failures", failures).Warn("cannot link")
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-l.gone:
+			return
+		case <-time.After(pause.NextBackOff()):
+		}
+	}
+}
+
+// dial connects and does the dialling side of the handshake.
+func (l *Link) dial() (client im.Client, err error) {
+	l.mu.Lock()
+	address := l.address
+	l.mu.Unlock()
+	client = l.set.opts.NewClient(l.set.opts.Self.ID, l.peer)
+	if err := client.Connect(address); err != nil {
+		return nil, fmt.Errorf("dial %s: %w", address, err)
+	}
+	late := time.AfterFunc(helloWait, client.Close)
+	defer func() {
+		late.Stop()
+		if err != nil {
+			client.Close()
+			err = fmt.Errorf("handshake with %s at %s: %w", l.peer, address, closedEarly(err))
+		}
+	}()
+	hello := hello{l.set.opts.Self, l.set.opts.Secret}
+	challenge, err := readHello(client)
+	if err != nil {
+		return nil, err
+	}
+	if challenge.Instance != l.peer {
+		return nil, fmt.Errorf("%s answers there", challenge.Instance)
+	}
+	if !compatible(challenge.Version) {
+		return nil, fmt.Errorf("link version %d is not compatible with %d: upgrade one version at a time", challenge.Version, LinkVersion)
+	}
+	answer := hello.answer(challenge)
+	if err := client.Send(marshalHello(wire.FlagRequest, answer)); err != nil {
+		return nil, err
+	}
+	last, err := readHello(client)
+	if err != nil {
+		return nil, err
+	}
+	return client, hello.check(challenge, answer, last)
+}
+
+func readHello(client im.Client) (*pb.LinkHello, error) {
+	frame, err := client.Read()
+	if err != nil {
+		return nil, err
+	}
+	return unmarshalHello(frame.GetPayload())
+}
+
+// serve makes the client the link's and reads it to its end.
+func (l *Link) serve(client im.Client) error {
+	l.mu.Lock()
+	l.client, l.draining = client, false
+	again := l.wasUp
+	l.wasUp = true
+	l.mu.Unlock()
+	l.log.Info("link up")
+	l.set.linkChanged()
+	l.set.opts.Up(l, again)
+	err := l.read(client)
+	client.Close()
+	l.down()
+	return err
+}
+
+func (l *Link) read(client im.Client) error {
+	for {
+		frame, err := client.Read()
+		if err != nil {
+			return err
+		}
+		var p wire.LogicPkt
+		if err := p.Unmarshal(frame.GetPayload()); err != nil {
+			return fmt.Errorf("malformed packet: %w", err)
+		}
+		l.receive(&p)
+	}
+}
+
+func (l *Link) receive(p *wire.LogicPkt) {
+	switch {
+	case p.Command == wire.CmdLinkDrain && p.Flag == wire.FlagPush:
+		l.drain()
+	case p.Flag == wire.FlagResponse && p.ChannelID == "":
+		l.answer(p)
+	default:
+		l.set.opts.Receive(l, p)
+	}
+}
+
+// answer hands the response to the Request that waits for it.
+func (l *Link) answer(p *wire.LogicPkt) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if w := l.waiters[p.Sequence]; w != nil {
+		delete(l.waiters, p.Sequence)
+		c := *p
+		c.Body = slices.Clone(p.Body) // the frame's buffer is used again
+		w <- &c
+	}
+}
+
+// drain stops selecting this link and tells the peer, behind all that was forwarded before.
+func (l *Link) drain() {
+	l.mu.Lock()
+	l.draining = true
+	l.mu.Unlock()
+	l.set.linkChanged()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.client != nil {
+		_ = l.client.Send(marshal(wire.Header{Command: wire.CmdLinkDrain, Flag: wire.FlagResponse}, nil)) // a broken link drains too
+	}
+	l.log.Info("peer is draining")
+}
+
+// down reports what was open and lets the waiters go.
+func (l *Link) down() {
+	l.mu.Lock()
+	l.client = nil
+	open, drained := l.open, l.draining
+	l.open = map[Open]wire.Command{}
+	for seq, w := range l.waiters {
+		close(w)
+		delete(l.waiters, seq)
+	}
+	l.mu.Unlock()
+	l.set.linkChanged()
+	l.set.opts.Down(l, open, drained && len(open) == 0)
+}
+
+// update takes over what the registry says of the peer.
+func (l *Link) update(i naming.Instance) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.address, l.ready, l.listed = i.Address, i.State == naming.StateReady, true
+}
+
+// unlist notes that the registry lists the peer no more. A connected link stays until it breaks.
+func (l *Link) unlist() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.listed = false
+}
+
+// status is what the selector and the barrier need to know.
+func (l *Link) status() (up, ready, listed, draining bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.client != nil, l.ready, l.listed, l.draining
+}
