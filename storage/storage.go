@@ -22,6 +22,8 @@ var (
 	ErrNoMessage = errors.New("no such message")
 	// ErrGroupFull: the group has the configured number of members.
 	ErrGroupFull = errors.New("group is full")
+	// ErrInvalid: a field is empty that must not be, or longer than a store keeps. The error's text names it.
+	ErrInvalid = errors.New("invalid")
 )
 
 // Feature is a bit set of what a client understands beyond the fixed protocol (docs/protocol.md, "Features").
@@ -100,7 +102,7 @@ type Draft struct {
 	Duplicate    bool
 	// Members are all members of the conversation, the sender included, as of this commit. Shared: do not change.
 	Members []string
-	// Err is what refused this draft alone: ErrNoConversation, ErrNotMember.
+	// Err is what refused this draft alone: ErrNoConversation, ErrNotMember, ErrInvalid.
 	Err error
 }
 
