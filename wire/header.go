@@ -246,6 +246,9 @@ func eachField(data []byte, set func(num protowire.Number, v uint64, b []byte) e
 		if n < 0 {
 			return fmt.Errorf("%w: %w", ErrHeader, protowire.ParseError(n))
 		}
+		if num > protowire.MaxValidNumber {
+			return fmt.Errorf("%w: field number %d", ErrHeader, num)
+		}
 		data = data[n:]
 		var v uint64
 		var b []byte

@@ -66,10 +66,13 @@ type LogicPkt struct {
 // Read reads one packet, a *LogicPkt or a *BasicPkt, of at most DefaultMaxPacket bytes.
 func Read(r io.Reader) (any, error) { return ReadLimit(r, DefaultMaxPacket) }
 
-// ReadLimit is Read with a limit in bytes, magic included.
+// ReadLimit is Read with a limit in bytes, magic included. The error is io.EOF if r ends before a packet begins.
 func ReadLimit(r io.Reader, limit int) (any, error) {
 	magic := Magic{}
-	if _, err := io.ReadFull(r, magic[:]); err != nil {
+	switch _, err := io.ReadFull(r, magic[:]); {
+	case errors.Is(err, io.ErrUnexpectedEOF):
+		return nil, ErrTruncated
+	case err != nil:
 		return nil, err
 	}
 	switch magic {
@@ -187,8 +190,11 @@ func (p *LogicPkt) decode(r io.Reader, limit int) error {
 	return p.Header.Unmarshal(header)
 }
 
+// readChunk is what a length alone makes us allocate: beyond it, only what has arrived.
+const readChunk = 4 << 10
+
 // readSection reads "length u32 · bytes" of at most limit bytes. The length is checked before
-// anything is allocated.
+// anything is allocated, and memory grows with what arrives.
 func readSection(r io.Reader, limit int) ([]byte, error) {
 	var size [4]byte
 	if _, err := io.ReadFull(r, size[:]); err != nil {
@@ -198,11 +204,17 @@ func readSection(r io.Reader, limit int) ([]byte, error) {
 	if int64(n)+4 > int64(limit) {
 		return nil, ErrTooLarge
 	}
-	data := make([]byte, n)
-	if _, err := io.ReadFull(r, data); err != nil {
-		return nil, truncated(err)
+	length := int(n)
+	data := make([]byte, min(length, readChunk))
+	for have := 0; ; {
+		if _, err := io.ReadFull(r, data[have:]); err != nil {
+			return nil, truncated(err)
+		}
+		if have = len(data); have == length {
+			return data, nil
+		}
+		data = append(data, make([]byte, min(length-have, have))...)
 	}
-	return data, nil
 }
 
 // truncated turns the end of input inside a packet into ErrTruncated.
