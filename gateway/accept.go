@@ -1,0 +1,229 @@
+package gateway
+
+import (
+	"errors"
+	"fmt"
+	"strconv"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	im "github.com/hermod-im/hermod"
+	"github.com/hermod-im/hermod/container"
+	"github.com/hermod-im/hermod/wire"
+	"github.com/hermod-im/hermod/wire/pb"
+	"github.com/hermod-im/hermod/wire/token"
+)
+
+// A login has two halves, so that its answer and every later push find the channel (flaw 21):
+//
+//	Accept   reads login.signin, verifies the token, chooses the channel id
+//	(the server adds the channel to its map)
+//	Connect  forwards the login to a logic node, waits for the answer, queues it as the first packet
+
+// signIn is a login that Accept has let through.
+type signIn struct {
+	sequence uint32
+	req      *pb.LoginReq
+	deadline time.Time
+}
+
+// result is a logic node's answer to a login; nil packet: the link broke, ask another node.
+type result struct{ pkt *wire.LogicPkt }
+
+// Accept implements im.Acceptor.
+func (g *Gateway) Accept(conn im.Conn, wait time.Duration) (string, error) {
+	deadline := time.Now().Add(min(wait, g.cfg.LoginWait))
+	if err := conn.SetReadDeadline(deadline); err != nil {
+		return "", err
+	}
+	pkt, err := readSignIn(conn)
+	if err != nil {
+		return "", err
+	}
+	s, err := g.admit(pkt, deadline)
+	if err != nil {
+		g.metrics.logins.WithLabelValues("refused").Inc()
+		return "", refuse(conn, pkt, err)
+	}
+	g.joining.Store(s.id, s)
+	g.connections.Add(1) // until Disconnect
+	return s.id, conn.SetReadDeadline(time.Time{})
+}
+
+// readSignIn returns the first LogicPkt; pings before it are answered.
+func readSignIn(conn im.Conn) (*wire.LogicPkt, error) {
+	for {
+		frame, err := conn.ReadFrame()
+		if err != nil {
+			return nil, err
+		}
+		payload := frame.GetPayload()
+		if wire.IsPing(payload) {
+			if err := write(conn, wire.Pong); err != nil {
+				return nil, err
+			}
+			continue
+		}
+		p := new(wire.LogicPkt)
+		if err := p.UnmarshalClient(payload); err != nil {
+			return nil, &im.CloseError{Reason: im.ReasonProtocolError, Err: err}
+		}
+		return p, nil
+	}
+}
+
+func write(conn im.Conn, payload []byte) error {
+	if err := conn.WriteFrame(im.OpBinary, payload); err != nil {
+		return err
+	}
+	return conn.Flush()
+}
+
+// admit checks a login and makes its session. Its errors are *wire.Error.
+func (g *Gateway) admit(pkt *wire.LogicPkt, deadline time.Time) (*session, error) {
+	if pkt.Command != wire.CmdSignIn || pkt.Flag != wire.FlagRequest {
+		return nil, wire.Errorf(wire.StatusUnauthorized, "sign in first: the first packet must be %s", wire.CmdSignIn)
+	}
+	var req pb.LoginReq
+	if err := proto.Unmarshal(pkt.Body, &req); err != nil {
+		return nil, wire.Errorf(wire.StatusInvalidBody, "the body of %s is not a LoginReq", pkt.Command)
+	}
+	claims, err := token.Parse(g.cfg.Secret, req.Token, time.Now())
+	if err != nil {
+		return nil, wire.Errorf(wire.StatusUnauthorized, "%s", tokenMessage(err))
+	}
+	if len(req.Device) > maxDevice || len(req.Platform) > maxDevice {
+		return nil, wire.Errorf(wire.StatusInvalidBody, "device and platform are at most %d bytes long", maxDevice)
+	}
+	if g.draining.Load() {
+		return nil, wire.Errorf(wire.StatusSystemException, "this gateway is stopping: connect to another one")
+	}
+	if n := g.cfg.MaxConnections; n > 0 && g.connections.Load() >= int64(n) {
+		return nil, wire.Errorf(wire.StatusSystemException, "this gateway is full: connect to another one")
+	}
+	req.Token = "" // nobody else needs it
+	s := &session{
+		id:       g.cfg.Instance.ID + "." + strconv.FormatInt(g.nextID.Add(1), 36),
+		app:      claims.App,
+		account:  claims.Account,
+		device:   req.Device,
+		platform: req.Platform,
+		features: wire.ParseFeatures(req.Features),
+		loginAt:  time.Now().UnixNano(),
+		login:    &signIn{sequence: pkt.Sequence, req: &req, deadline: deadline},
+		result:   make(chan *result, 1),
+	}
+	s.bucket.reset(g.cfg.Rate)
+	return s, nil
+}
+
+// maxDevice bounds the names of a device and a platform, in bytes.
+const maxDevice = 64
+
+func tokenMessage(err error) string {
+	if errors.Is(err, token.ErrExpired) {
+		return "the token has expired: get a new one"
+	}
+	return "the token is not valid"
+}
+
+// refuse answers a login with an error and says how to close the connection.
+func refuse(conn im.Conn, pkt *wire.LogicPkt, err error) error {
+	_ = write(conn, response(wire.Header{Command: pkt.Command, Sequence: pkt.Sequence}, err)) // it is closed next
+	return &im.CloseError{Reason: refusalReason(err), Err: err}
+}
+
+// refusalReason is the reason with which a refused login is closed.
+func refusalReason(err error) im.Reason {
+	var e *wire.Error
+	switch {
+	case errors.As(err, &e) && e.Status == wire.StatusSystemException:
+		return im.ReasonUnavailable
+	default:
+		return im.ReasonUnauthorized
+	}
+}
+
+// response is a response with an error's status and message.
+func response(h wire.Header, err error) []byte {
+	e := wire.Errorf(wire.StatusSystemException, "the service is busy: try again")
+	_ = errors.As(err, &e) // otherwise an internal failure, whose details are not for users
+	h.Flag, h.Status = wire.FlagResponse, e.Status
+	p := wire.LogicPkt{Header: h}
+	p.Body, _ = proto.Marshal(&pb.ErrorResp{Message: e.Message}) // the messages are UTF-8
+	return p.Append(nil)
+}
+
+// Connect implements im.ConnectListener: the login's second half.
+func (g *Gateway) Connect(ch im.Channel) error {
+	v, ok := g.joining.LoadAndDelete(ch.ID())
+	if !ok {
+		return fmt.Errorf("connect of unknown channel %s", ch.ID())
+	}
+	s := v.(*session)
+	s.ch = ch
+	login := s.login
+	s.login = nil
+	ch.SetAttachment(s)
+	g.leases.add(s)
+
+	pkt, err := g.forwardLogin(s, login)
+	if err != nil {
+		g.metrics.logins.WithLabelValues("failed").Inc()
+		_ = s.begin(response(wire.Header{Command: wire.CmdSignIn, Sequence: login.sequence}, err)) // it is closed next
+		return &im.CloseError{Reason: refusalReason(err), Err: err}
+	}
+	g.metrics.logins.WithLabelValues("accepted").Inc()
+	return s.begin(pkt)
+}
+
+// forwardLogin asks logic nodes, another one whenever a link breaks, until the login's deadline.
+func (g *Gateway) forwardLogin(s *session, login *signIn) ([]byte, error) {
+	body, err := proto.Marshal(login.req)
+	if err != nil {
+		return nil, wire.Errorf(wire.StatusInvalidBody, "the body of %s is not UTF-8", wire.CmdSignIn)
+	}
+	late := time.NewTimer(time.Until(login.deadline))
+	defer late.Stop()
+	key := container.Key(s.id)
+	for {
+		if err := g.forwardOn(key, s, wire.CmdSignIn, login.sequence, "", body); err == nil {
+			select {
+			case r := <-s.result:
+				if r.pkt != nil {
+					return loginAnswer(r.pkt)
+				}
+				continue // the link broke
+			case <-late.C:
+			}
+		} else {
+			select {
+			case <-time.After(loginRetry):
+				continue
+			case <-late.C:
+			}
+		}
+		return nil, wire.Errorf(wire.StatusSystemException, "the login took too long: try again")
+	}
+}
+
+// loginRetry is the pause between attempts to forward a login while no logic node takes it.
+const loginRetry = 100 * time.Millisecond
+
+// loginAnswer is the packet for the client, or the error that the logic node gave.
+func loginAnswer(p *wire.LogicPkt) ([]byte, error) {
+	if err := container.AsError(p); err != nil {
+		return nil, err
+	}
+	p.Link = wire.Link{}
+	return p.Append(nil), nil
+}
+
+// Disconnect implements im.StateListener.
+func (g *Gateway) Disconnect(id string) error {
+	g.connections.Add(-1)
+	g.joining.Delete(id) // if Connect was never called
+	g.leases.remove(id)
+	return nil
+}

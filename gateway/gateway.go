@@ -1,0 +1,259 @@
+// Package gateway holds the clients' connections: it logs them in (accept.go), forwards what they
+// ask to a logic node (uplink.go), delivers what logic nodes say (downlink.go), keeps their sessions
+// alive (lease.go) and tells them to sync when a push may be lost (hint.go). It reads headers and
+// never the bodies of messages, and stores nothing.
+package gateway
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/sirupsen/logrus"
+
+	im "github.com/hermod-im/hermod"
+	"github.com/hermod-im/hermod/container"
+	"github.com/hermod-im/hermod/naming"
+	"github.com/hermod-im/hermod/wire"
+)
+
+// Config is what an operator sets. The zero value of a field means its default.
+type Config struct {
+	// Instance is how the gateway is registered: ID, Node, Address, Zone and Meta (its public URLs).
+	Instance naming.Instance
+	// Secret verifies the clients' tokens and, derived, authenticates links.
+	Secret []byte
+	// LoginWait bounds a login, from the accept to the answer. Defaults to im.DefaultLoginWait.
+	LoginWait time.Duration
+	// MaxConnections refuses connections above it. Defaults to no limit.
+	MaxConnections int
+	// Lease is how long sessions outlive a gateway that has crashed. Defaults to 15 s.
+	Lease time.Duration
+	// Drain is the window over which a stopping gateway closes its clients. Defaults to 10 s.
+	Drain time.Duration
+	// Rate limits the requests of one connection. The zero value does not.
+	Rate Rate
+}
+
+// Deps are the collaborators of a Gateway. All are required.
+type Deps struct {
+	Naming naming.Naming
+	// Server serves the clients; it listens already. Channels is its channel map.
+	Server   im.Server
+	Channels im.ChannelMap
+	// NewLink makes the client of a link to a logic node.
+	NewLink func(id, name string) im.Client
+	Metrics prometheus.Registerer
+	Log     *logrus.Entry
+}
+
+// Gateway is one gateway node.
+type Gateway struct {
+	cfg     Config
+	deps    Deps
+	log     *logrus.Entry
+	metrics *metrics
+
+	links        *container.Links
+	registration *container.Registration
+	barrier      *container.Barrier
+	leases       *leases
+	hints        *hints
+
+	joining     sync.Map     // channel id → *session, between Accept and Connect
+	nextID      atomic.Int64 // of channels
+	connections atomic.Int64 // accepted and not yet disconnected
+	draining    atomic.Bool
+}
+
+// New returns a gateway that Run starts. It takes over the server's listeners.
+func New(cfg Config, deps Deps) *Gateway {
+	if cfg.LoginWait == 0 {
+		cfg.LoginWait = im.DefaultLoginWait
+	}
+	if cfg.Lease == 0 {
+		cfg.Lease = 15 * time.Second
+	}
+	if cfg.Drain == 0 {
+		cfg.Drain = 10 * time.Second
+	}
+	g := &Gateway{cfg: cfg, deps: deps, log: deps.Log, metrics: newMetrics(deps.Metrics)}
+	g.registration = container.NewRegistration(deps.Naming, cfg.Instance, g.log)
+	g.links = container.NewLinks(container.LinksOptions{
+		Self:      cfg.Instance,
+		Secret:    cfg.Secret,
+		NewClient: deps.NewLink,
+		Receive:   g.deliver,
+		Up:        g.linkUp,
+		Down:      g.linkDown,
+		Changed:   func() { g.barrier.Changed() },
+		Log:       g.log,
+	})
+	g.leases = newLeases(g)
+	g.hints = newHints(g)
+	g.barrier = container.NewBarrier(container.BarrierOptions{
+		Naming:       deps.Naming,
+		Registration: g.registration,
+		Peers:        naming.ServiceLogic,
+		Update:       g.links.Update,
+		Missing:      func([]naming.Instance) []string { return g.links.Unlinked() },
+		Keep:         g.keep,
+		Log:          g.log,
+	})
+	deps.Server.SetAcceptor(g)
+	deps.Server.SetMessageListener(g)
+	deps.Server.SetStateListener(g)
+	return g
+}
+
+// keep says why the gateway can take no clients: it needs a logic node and its lease.
+func (g *Gateway) keep() error {
+	switch {
+	case g.draining.Load():
+		return errors.New("draining")
+	case g.links.Usable() == 0:
+		return errors.New("no ready logic node is connected")
+	case !g.leases.held.Load():
+		return errors.New("no lease for sessions yet: is the session store up?")
+	default:
+		return nil
+	}
+}
+
+// Ready is nil when the gateway takes clients, or says why not.
+func (g *Gateway) Ready() error { return g.barrier.Err() }
+
+// Run serves until ctx ends, then drains (I8), and returns nil; or the error that ended it before.
+func (g *Gateway) Run(ctx context.Context) error {
+	// What serves the clients outlives ctx, until they are drained.
+	serving, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	var wg sync.WaitGroup
+	wg.Go(func() { g.links.Run(serving) })
+	wg.Go(func() { g.leases.run(serving) })
+	wg.Go(func() { g.hints.run(serving) })
+
+	joined, leave := context.WithCancel(ctx)
+	defer leave()
+	var registry sync.WaitGroup
+	registry.Go(func() { g.registration.Run(joined) })
+	registry.Go(func() { g.publishLoad(joined) })
+	registry.Go(func() {
+		if err := g.barrier.Run(joined); err != nil && joined.Err() == nil {
+			g.log.WithError(err).Error("cannot follow the registry")
+		}
+	})
+
+	failed := make(chan error, 1)
+	go func() { failed <- g.deps.Server.Start() }()
+
+	var err error
+	select {
+	case <-ctx.Done():
+		g.log.Info("stopping: draining clients")
+	case err = <-failed:
+		err = fmt.Errorf("gateway: serve clients: %w", err)
+	}
+	g.draining.Store(true)
+	leave()
+	registry.Wait()
+	g.drain()
+	stop()
+	wg.Wait()
+	return err
+}
+
+// drain leaves the registry, closes the clients over the drain window, ends their sessions and the lease.
+func (g *Gateway) drain() {
+	ctx, cancel := context.WithTimeout(context.Background(), g.cfg.Drain+5*time.Second)
+	defer cancel()
+	if err := g.registration.Deregister(ctx); err != nil {
+		g.log.WithError(err).Warn("cannot deregister; the registry will notice by itself")
+	}
+	g.closeClients(ctx)
+	if err := g.deps.Server.Shutdown(ctx); err != nil {
+		g.log.WithError(err).Warn("clients cut off")
+	}
+	g.leases.end(ctx)
+}
+
+// closeClients closes all channels, spread over the drain window, each after its open requests were
+// answered, so that they do not all move to the other gateways at once.
+func (g *Gateway) closeClients(ctx context.Context) {
+	channels := g.deps.Channels.All()
+	if len(channels) == 0 {
+		return
+	}
+	ticker := time.NewTicker(20 * time.Millisecond)
+	defer ticker.Stop()
+	// A few clients need no spreading: at least 50 a tick.
+	ticks := int(g.cfg.Drain * 8 / 10 / (20 * time.Millisecond))
+	batch := max(50, (len(channels)+ticks)/max(1, ticks))
+	for len(channels) > 0 {
+		n := min(batch, len(channels))
+		for _, ch := range channels[:n] {
+			sessionOf(ch).leave(im.ReasonGoingAway)
+		}
+		channels = channels[n:]
+		select {
+		case <-ticker.C:
+		case <-ctx.Done():
+			return
+		}
+	}
+	g.awaitAnswers(ctx)
+}
+
+// awaitAnswers waits, a short while, until no channel is left that had an open request.
+func (g *Gateway) awaitAnswers(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	for g.connections.Load() > 0 {
+		select {
+		case <-time.After(10 * time.Millisecond):
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// publishLoad tells the registry the number of connections when it has changed by a tenth, for the router.
+func (g *Gateway) publishLoad(ctx context.Context) {
+	ticker := time.NewTicker(5 * time.Second)
+	defer ticker.Stop()
+	var last int64
+	for {
+		select {
+		case <-ticker.C:
+		case <-ctx.Done():
+			return
+		}
+		now := g.connections.Load()
+		if diff := now - last; diff*10 > last || -diff*10 > last {
+			last = now
+			g.registration.Update(func(i *naming.Instance) { i.Meta["load"] = fmt.Sprint(now) })
+		}
+	}
+}
+
+// linkUp hints the clients if pushes went amiss while the link was down.
+func (g *Gateway) linkUp(_ *container.Link, again bool) {
+	g.leases.wake()
+	if again {
+		g.hints.want()
+	}
+}
+
+// linkDown answers what was open on the link, so that clients can retry at once, and hints them.
+func (g *Gateway) linkDown(_ *container.Link, open map[container.Open]wire.Command, clean bool) {
+	for req, cmd := range open {
+		g.fail(req, cmd)
+	}
+	if !clean {
+		g.hints.want()
+	}
+}

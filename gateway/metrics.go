@@ -1,0 +1,36 @@
+package gateway
+
+import "github.com/prometheus/client_golang/prometheus"
+
+// metrics are a gateway's counters; the transport's are registered beside them.
+type metrics struct {
+	logins      *prometheus.CounterVec
+	forwarded   prometheus.Counter
+	unforwarded prometheus.Counter
+	limited     prometheus.Counter
+	delivered   prometheus.Counter
+	undelivered *prometheus.CounterVec
+	hinted      prometheus.Counter
+}
+
+func newMetrics(r prometheus.Registerer) *metrics {
+	counter := func(name, help string) prometheus.Counter {
+		c := prometheus.NewCounter(prometheus.CounterOpts{Namespace: "hermod", Subsystem: "gateway", Name: name, Help: help})
+		r.MustRegister(c)
+		return c
+	}
+	vec := func(name, help, label string) *prometheus.CounterVec {
+		c := prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: "hermod", Subsystem: "gateway", Name: name, Help: help}, []string{label})
+		r.MustRegister(c)
+		return c
+	}
+	return &metrics{
+		logins:      vec("logins_total", "Logins by outcome: accepted, refused by the gateway, failed in logic.", "outcome"),
+		forwarded:   counter("forwarded_total", "Requests of clients that were queued to a logic node."),
+		unforwarded: counter("unforwarded_total", "Requests of clients that were answered with status 300 because no link took them."),
+		limited:     counter("limited_total", "Requests of clients that were refused by the rate limit."),
+		delivered:   counter("delivered_total", "Packets of logic nodes that were queued to a client."),
+		undelivered: vec("undelivered_total", "Packets of logic nodes that reached no client, by reason: gone, closed, queue_full.", "reason"),
+		hinted:      counter("hinted_total", "Clients that were told to sync because a push may have been lost."),
+	}
+}

@@ -1,0 +1,116 @@
+package gateway
+
+import (
+	"sync"
+	"sync/atomic"
+
+	im "github.com/hermod-im/hermod"
+	"github.com/hermod-im/hermod/wire"
+	"github.com/hermod-im/hermod/wire/pb"
+)
+
+// session is what the gateway knows of one connection: the attachment of its channel.
+type session struct {
+	// Static after Accept.
+
+	id, app, account, device, platform string
+	features                           wire.Features
+	loginAt                            int64        // Unix nanoseconds
+	login                              *signIn      // what Connect forwards; nil afterwards
+	result                             chan *result // of the login; capacity 1
+
+	ch     im.Channel   // static after Connect
+	bucket bucket       // owned by the channel's reader
+	open   atomic.Int32 // forwarded and not yet answered
+
+	mu      sync.Mutex
+	online  bool       // LoginResp is queued; guarded by mu
+	held    [][]byte   // pushes that came before it; guarded by mu
+	leaving *im.Reason // close with it when nothing is open; guarded by mu
+}
+
+// sessionOf returns the channel's session; an empty one for a channel that Connect has not seen.
+func sessionOf(ch im.Channel) *session {
+	if s, ok := ch.Attachment().(*session); ok {
+		return s
+	}
+	return &session{id: ch.ID(), ch: ch}
+}
+
+// push queues a packet, or holds it while the login is not answered: a client's first packet is LoginResp.
+func (s *session) push(payload []byte) error {
+	s.mu.Lock()
+	if !s.online {
+		defer s.mu.Unlock()
+		if len(s.held) >= maxHeld {
+			return im.ErrQueueFull
+		}
+		s.held = append(s.held, payload)
+		return nil
+	}
+	s.mu.Unlock()
+	return s.ch.Push(payload)
+}
+
+// maxHeld bounds the pushes that wait for a login's answer; a client that misses some syncs anyway
+// after its login.
+const maxHeld = 256
+
+// begin queues the LoginResp and what was held behind it.
+func (s *session) begin(loginResp []byte) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := s.ch.Push(loginResp); err != nil {
+		return err
+	}
+	for _, p := range s.held {
+		if err := s.ch.Push(p); err != nil {
+			return err
+		}
+	}
+	s.held, s.online = nil, true
+	return nil
+}
+
+// answered counts one open request less, and closes a leaving channel at the last.
+func (s *session) answered() {
+	if s.open.Add(-1) > 0 {
+		return
+	}
+	s.mu.Lock()
+	reason := s.leaving
+	s.mu.Unlock()
+	if reason != nil {
+		s.ch.Close(*reason)
+	}
+}
+
+// leave closes the channel as soon as nothing is open; what the client asks from now on is not
+// forwarded.
+func (s *session) leave(reason im.Reason) {
+	s.mu.Lock()
+	s.leaving = &reason
+	s.mu.Unlock()
+	if s.open.Load() <= 0 {
+		s.ch.Close(reason)
+	}
+}
+
+func (s *session) isLeaving() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.leaving != nil
+}
+
+// proto is the session as logic nodes store it.
+func (s *session) proto() *pb.Session {
+	return &pb.Session{
+		App:      s.app,
+		Account:  s.account,
+		Device:   s.device,
+		Platform: s.platform,
+		Channel:  s.id,
+		Features: uint32(s.features),
+		LoginAt:  s.loginAt,
+	}
+}

@@ -1,0 +1,40 @@
+package logic
+
+import (
+	"github.com/hermod-im/hermod/storage"
+	"github.com/hermod-im/hermod/wire"
+)
+
+// commands is the table of all commands. A new one needs a row here, a handler and a test.
+func (n *Node) commands(d *dispatcher) []Route {
+	var (
+		login   = &login{sessions: n.deps.Sessions, dispatch: d}
+		lease   = &lease{sessions: n.deps.Sessions}
+		talk    = &talk{committer: n.committer, maxBody: n.cfg.MaxBody}
+		offline = &offline{messages: n.deps.Messages}
+		sync    = &syncer{messages: n.deps.Messages}
+		group   = &group{groups: n.deps.Groups, dispatch: d, maxMembers: n.cfg.MaxGroupMembers}
+	)
+	return []Route{
+		{Command: wire.CmdSignIn, Handle: unary(login.signIn)},
+
+		{Command: wire.CmdUserTalk, Inline: true, Handle: talk.to(storage.KindUser)},
+		{Command: wire.CmdGroupTalk, Inline: true, Handle: talk.to(storage.KindGroup)},
+		{Command: wire.CmdTalkAck, Handle: unary(offline.ack)},
+		{Command: wire.CmdOfflineIndex, Handle: unary(offline.index)},
+		{Command: wire.CmdOfflineContent, Handle: unary(offline.content)},
+		{Command: wire.CmdSync, Handle: unary(sync.sync)},
+		{Command: wire.CmdHistory, Handle: unary(sync.history)},
+
+		{Command: wire.CmdGroupCreate, Handle: unary(group.create)},
+		{Command: wire.CmdGroupJoin, Handle: unary(group.join)},
+		{Command: wire.CmdGroupQuit, Handle: unary(group.quit)},
+		{Command: wire.CmdGroupDetail, Handle: unary(group.detail)},
+		{Command: wire.CmdGroupMembers, Handle: unary(group.detail)},
+
+		{Command: wire.CmdSessionRenew, From: FromGateway, Handle: unary(lease.renew)},
+		{Command: wire.CmdSessionRestore, From: FromGateway, Handle: unary(lease.restore)},
+		{Command: wire.CmdSessionEnd, From: FromGateway, Handle: unary(lease.endSessions)},
+		{Command: wire.CmdLeaseEnd, From: FromGateway, Handle: unary(lease.end)},
+	}
+}

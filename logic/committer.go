@@ -1,0 +1,186 @@
+package logic
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/cespare/xxhash/v2"
+	"github.com/sirupsen/logrus"
+
+	"github.com/hermod-im/hermod/storage"
+	"github.com/hermod-im/hermod/wire/pb"
+)
+
+// utterance is a message on its way from a talk handler to its receivers.
+type utterance struct {
+	c     *Context
+	draft storage.Draft
+}
+
+// committer stores messages in groups: each shard commits what has gathered while its last commit
+// ran, without a timer. A conversation always goes to the same shard, so that it has one writer and
+// its messages keep the order in which they came.
+//
+//	handler → add → shard.waiting → commit (one transaction) → answer → shard.stored → dispatch
+type committer struct {
+	shards []*shard
+}
+
+type shard struct {
+	messages storage.Messages
+	dispatch *dispatcher
+	metrics  *metrics
+	log      *logrus.Entry
+	batchMax int
+	queueMax int
+	timeout  time.Duration
+
+	wake   chan struct{}     // capacity 1
+	stored chan []*utterance // committed and answered, to be dispatched in order
+
+	mu      sync.Mutex
+	waiting []*utterance // guarded by mu
+}
+
+// storedBatches bounds the batches between commit and dispatch of a shard: a slow session store
+// slows the commits down, and the shard's queue fills.
+const storedBatches = 8
+
+func newCommitter(cfg Config, messages storage.Messages, d *dispatcher, m *metrics, log *logrus.Entry) *committer {
+	t := &committer{shards: make([]*shard, cfg.Shards)}
+	for i := range t.shards {
+		t.shards[i] = &shard{
+			messages: messages,
+			dispatch: d,
+			metrics:  m,
+			log:      log,
+			batchMax: cfg.BatchMax,
+			queueMax: cfg.QueueMax,
+			timeout:  cfg.Timeout,
+			wake:     make(chan struct{}, 1),
+			stored:   make(chan []*utterance, storedBatches),
+		}
+	}
+	return t
+}
+
+// add queues a message to its conversation's shard, or refuses it at once when the queue is full.
+func (t *committer) add(u *utterance) error {
+	s := t.shards[shardOf(&u.draft)%uint64(len(t.shards))]
+	s.mu.Lock()
+	if len(s.waiting) >= s.queueMax {
+		s.mu.Unlock()
+		return errBusy
+	}
+	s.waiting = append(s.waiting, u)
+	s.mu.Unlock()
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+	return errDeferred
+}
+
+// shardOf hashes a draft's conversation, the same from both sides of a conversation of two.
+func shardOf(d *storage.Draft) uint64 {
+	h := xxhash.Sum64String(d.Dest)
+	if d.Kind == storage.KindUser {
+		h += xxhash.Sum64String(d.Sender)
+	}
+	return h ^ xxhash.Sum64String(d.App)
+}
+
+// run works all shards until ctx ends.
+func (t *committer) run(ctx context.Context) {
+	var wg sync.WaitGroup
+	for _, s := range t.shards {
+		wg.Go(func() { s.commitLoop(ctx) })
+		wg.Go(func() { s.dispatchLoop(ctx) })
+	}
+	wg.Wait()
+}
+
+func (s *shard) commitLoop(ctx context.Context) {
+	for {
+		batch := s.take()
+		if len(batch) == 0 {
+			select {
+			case <-s.wake:
+				continue
+			case <-ctx.Done():
+				return
+			}
+		}
+		s.commit(batch)
+		select {
+		case s.stored <- batch:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// take removes the next batch from the queue.
+func (s *shard) take() []*utterance {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n := min(len(s.waiting), s.batchMax)
+	batch := s.waiting[:n:n]
+	if s.waiting = s.waiting[n:]; len(s.waiting) == 0 {
+		s.waiting = nil
+	}
+	return batch
+}
+
+// commit stores a batch in one transaction and answers the senders: success means durable (I1).
+func (s *shard) commit(batch []*utterance) {
+	ctx, cancel := context.WithTimeout(context.Background(), s.timeout)
+	defer cancel()
+	start := time.Now()
+	drafts := make([]*storage.Draft, len(batch))
+	for i, u := range batch {
+		u.draft.SendTime = start.UnixNano()
+		drafts[i] = &u.draft
+	}
+	err := s.messages.Append(ctx, drafts)
+	s.metrics.committed(len(batch), time.Since(start), err)
+	if err != nil {
+		s.log.WithError(err).WithField("messages", len(batch)).Error("commit failed")
+	}
+	for _, u := range batch {
+		if err != nil {
+			u.draft.Err = errBusy
+		}
+		u.answer()
+	}
+}
+
+// answer tells the sender what became of its message.
+func (u *utterance) answer() {
+	d := &u.draft
+	if d.Err != nil {
+		u.c.fail(d.Err)
+		return
+	}
+	u.c.Respond(&pb.MessageResp{
+		MessageId:    d.MessageID,
+		SendTime:     d.SendTime,
+		Seq:          d.Seq,
+		Conversation: conversationID(d.Conversation),
+	})
+}
+
+func (s *shard) dispatchLoop(ctx context.Context) {
+	for {
+		select {
+		case batch := <-s.stored:
+			s.dispatch.messages(batch)
+			for _, u := range batch {
+				u.c.finish()
+			}
+		case <-ctx.Done():
+			return
+		}
+	}
+}

@@ -1,0 +1,173 @@
+package logic
+
+import (
+	"context"
+	"errors"
+	"strconv"
+	"time"
+
+	"github.com/sirupsen/logrus"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/hermod-im/hermod/storage"
+	"github.com/hermod-im/hermod/wire"
+	"github.com/hermod-im/hermod/wire/pb"
+
+	im "github.com/hermod-im/hermod"
+)
+
+// dispatcher pushes to the devices of accounts: one packet per gateway, with the list of channels.
+// A push that cannot be queued is lost for now; the gateway hints its clients when its link is back (I4).
+type dispatcher struct {
+	sessions storage.Sessions
+	push     func(gateway string, packet []byte) error
+	metrics  *metrics
+	log      *logrus.Entry
+	timeout  time.Duration
+}
+
+// maxChannels bounds the channels of one packet, so that a large group's stays far below the limit of a link.
+const maxChannels = 10_000
+
+// conversationID is the public form of a conversation's id.
+func conversationID(id int64) string { return strconv.FormatInt(id, 10) }
+
+// messages pushes a batch of stored messages, in order, after one look-up of all their receivers.
+func (d *dispatcher) messages(batch []*utterance) {
+	var keys []storage.AccountKey
+	index := map[storage.AccountKey]int{}
+	for _, u := range batch {
+		if u.draft.Err != nil {
+			continue
+		}
+		for _, m := range u.draft.Members {
+			k := storage.AccountKey{App: u.draft.App, Account: m}
+			if _, ok := index[k]; !ok {
+				index[k] = len(keys)
+				keys = append(keys, k)
+			}
+		}
+	}
+	if len(keys) == 0 {
+		return
+	}
+	found, err := d.find(keys)
+	if err != nil {
+		return
+	}
+	for _, u := range batch {
+		if u.draft.Err == nil {
+			d.message(u, func(account string) []storage.Session {
+				return found[index[storage.AccountKey{App: u.draft.App, Account: account}]]
+			})
+		}
+	}
+}
+
+// find looks sessions up. If the store is down nobody can be reached: the gateways restore it and
+// hint their clients.
+func (d *dispatcher) find(keys []storage.AccountKey) ([][]storage.Session, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), d.timeout)
+	defer cancel()
+	found, err := d.sessions.Find(ctx, keys)
+	if err != nil {
+		d.metrics.unpushed.WithLabelValues("session_store").Add(float64(len(keys)))
+		d.log.WithError(err).WithField("accounts", len(keys)).Error("cannot look sessions up: nothing pushed")
+	}
+	return found, err
+}
+
+// message pushes one message to the devices of all members but the one that sent it. Devices that
+// keep cursors also get what their own account sent, and what had been sent before under the same
+// client_id: its first push may have been lost with the node that stored it.
+func (d *dispatcher) message(u *utterance, sessions func(account string) []storage.Session) {
+	t := &u.draft
+	targets := targets{}
+	for _, m := range t.Members {
+		for _, s := range sessions(m) {
+			syncs := wire.Features(s.Features).Has(wire.FeatureSync)
+			if s.Channel == u.c.Packet.ChannelID || !syncs && (m == t.Sender || t.Duplicate) {
+				continue
+			}
+			targets.add(s)
+		}
+	}
+	d.send(targets, wire.Header{Command: u.c.Packet.Command, Dest: t.Dest}, &pb.MessagePush{
+		MessageId:    t.MessageID,
+		Type:         t.Type,
+		Body:         t.Body,
+		Extra:        t.Extra,
+		Sender:       t.Sender,
+		SendTime:     t.SendTime,
+		Seq:          t.Seq,
+		Conversation: conversationID(t.Conversation),
+		ClientId:     t.ClientID,
+	})
+}
+
+// notify pushes to all devices of accounts.
+func (d *dispatcher) notify(app string, accounts []string, header wire.Header, body proto.Message) {
+	if len(accounts) == 0 {
+		return
+	}
+	keys := make([]storage.AccountKey, len(accounts))
+	for i, a := range accounts {
+		keys[i] = storage.AccountKey{App: app, Account: a}
+	}
+	found, err := d.find(keys)
+	if err != nil {
+		return
+	}
+	targets := targets{}
+	for _, sessions := range found {
+		for _, s := range sessions {
+			targets.add(s)
+		}
+	}
+	d.send(targets, header, body)
+}
+
+// kick tells a displaced session so; its gateway closes the connection.
+func (d *dispatcher) kick(s storage.Session) {
+	targets := targets{}
+	targets.add(s)
+	d.send(targets, wire.Header{Command: wire.CmdSignIn}, &pb.KickoutNotify{ChannelId: s.Channel})
+}
+
+// targets are the channels to reach, by gateway.
+type targets map[string][]string
+
+func (t targets) add(s storage.Session) { t[s.Gateway] = append(t[s.Gateway], s.Channel) }
+
+// send encodes the body once and queues one packet per gateway.
+func (d *dispatcher) send(t targets, header wire.Header, body proto.Message) {
+	if len(t) == 0 {
+		return
+	}
+	p := wire.LogicPkt{Header: header}
+	p.Flag = wire.FlagPush
+	var err error
+	if p.Body, err = proto.Marshal(body); err != nil {
+		d.log.WithError(err).WithField("command", p.Command).Error("cannot encode a push")
+		return
+	}
+	for gateway, channels := range t {
+		for len(channels) > 0 {
+			n := min(maxChannels, len(channels))
+			p.Channels = channels[:n]
+			d.count(n, d.push(gateway, p.Append(nil)))
+			channels = channels[n:]
+		}
+	}
+}
+
+func (d *dispatcher) count(n int, err error) {
+	switch {
+	case err == nil:
+		d.metrics.pushed.Add(float64(n))
+	case errors.Is(err, im.ErrQueueFull):
+		d.metrics.unpushed.WithLabelValues("queue_full").Add(float64(n))
+	default:
+		d.metrics.unpushed.WithLabelValues("not_linked").Add(float64(n))
+	}
+}

@@ -1,0 +1,92 @@
+package logic
+
+import (
+	"context"
+	"errors"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/hermod-im/hermod/storage"
+	"github.com/hermod-im/hermod/wire"
+	"github.com/hermod-im/hermod/wire/pb"
+)
+
+// group handles chat.group.*. The account of a request is who sent it; what its body claims is ignored (I9).
+type group struct {
+	groups     storage.Groups
+	dispatch   *dispatcher
+	maxMembers int
+}
+
+func (g *group) create(ctx context.Context, c *Context, req *pb.GroupCreateReq) (proto.Message, error) {
+	if len(req.Members) > g.maxMembers {
+		return nil, wire.Errorf(wire.StatusInvalidBody, "a group has at most %d members", g.maxMembers)
+	}
+	who := c.Account()
+	new := storage.Group{
+		App:          who.App,
+		Name:         req.Name,
+		Avatar:       req.Avatar,
+		Introduction: req.Introduction,
+		Owner:        who.Account,
+		Members:      []storage.Member{{Account: who.Account}},
+	}
+	for _, m := range without(req.Members, who.Account) {
+		new.Members = append(new.Members, storage.Member{Account: m})
+	}
+	id, err := g.groups.CreateGroup(ctx, new)
+	if err != nil {
+		return nil, err
+	}
+	others := without(req.Members, who.Account)
+	notify := &pb.GroupCreateNotify{GroupId: id, Members: append([]string{who.Account}, others...)}
+	g.dispatch.notify(who.App, others, wire.Header{Command: wire.CmdGroupCreate, Dest: id}, notify)
+	return &pb.GroupCreateResp{GroupId: id}, nil
+}
+
+// join is idempotent: joining again succeeds and tells nobody.
+func (g *group) join(ctx context.Context, c *Context, req *pb.GroupJoinReq) (proto.Message, error) {
+	who := c.Account()
+	others, err := g.groups.Join(ctx, who.App, req.GroupId, who.Account, g.maxMembers)
+	if errors.Is(err, storage.ErrAlreadyMember) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	notify := &pb.GroupJoinNotify{GroupId: req.GroupId, Account: who.Account}
+	g.dispatch.notify(who.App, others, wire.Header{Command: wire.CmdGroupJoin, Dest: req.GroupId}, notify)
+	return nil, nil
+}
+
+func (g *group) quit(ctx context.Context, c *Context, req *pb.GroupQuitReq) (proto.Message, error) {
+	who := c.Account()
+	others, err := g.groups.Quit(ctx, who.App, req.GroupId, who.Account)
+	if err != nil {
+		return nil, err
+	}
+	notify := &pb.GroupQuitNotify{GroupId: req.GroupId, Account: who.Account}
+	g.dispatch.notify(who.App, others, wire.Header{Command: wire.CmdGroupQuit, Dest: req.GroupId}, notify)
+	return nil, nil
+}
+
+// detail serves chat.group.detail and chat.group.members alike.
+func (g *group) detail(ctx context.Context, c *Context, req *pb.GroupGetReq) (proto.Message, error) {
+	who := c.Account()
+	found, err := g.groups.Group(ctx, who.App, req.GroupId, who.Account)
+	if err != nil {
+		return nil, err
+	}
+	resp := &pb.GroupGetResp{
+		Id:           found.ID,
+		Name:         found.Name,
+		Avatar:       found.Avatar,
+		Introduction: found.Introduction,
+		Owner:        found.Owner,
+		CreatedAt:    found.CreatedAt,
+	}
+	for _, m := range found.Members {
+		resp.Members = append(resp.Members, &pb.Member{Account: m.Account, Alias: m.Alias, Avatar: m.Avatar, JoinTime: m.JoinedAt})
+	}
+	return resp, nil
+}

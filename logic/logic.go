@@ -1,0 +1,285 @@
+// Package logic decides and stores: it runs the commands that gateways forward.
+//
+// A packet comes in through Receive (logic.go), the Router finds its row in the table of commands
+// (commands.go) and runs the chain of middlewares before the handler (router.go). Talk goes on to
+// the conversation's shard (committer.go), which stores what has gathered in one transaction, and
+// then, never before, answers and pushes (dispatch.go). The other handlers are in login.go,
+// lease.go, group.go, offline.go and sync.go.
+package logic
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/sirupsen/logrus"
+
+	im "github.com/hermod-im/hermod"
+	"github.com/hermod-im/hermod/container"
+	"github.com/hermod-im/hermod/naming"
+	"github.com/hermod-im/hermod/storage"
+	"github.com/hermod-im/hermod/wire"
+)
+
+// Config is what an operator sets. The zero value of a field means its default.
+type Config struct {
+	// Instance is how the node is registered: ID, Node, Address and Zone.
+	Instance naming.Instance
+	// Secret authenticates links.
+	Secret []byte
+	// Shards is how many group commits run at once. Defaults to 4.
+	Shards int
+	// BatchMax is the largest number of messages of one commit. Defaults to 500.
+	BatchMax int
+	// QueueMax bounds the messages that wait for one shard; above it the answer is status 300. Defaults to 20,000.
+	QueueMax int
+	// Handlers is how many blocking commands run at once. Defaults to 64.
+	Handlers int
+	// Timeout bounds one command. Defaults to 10 s.
+	Timeout time.Duration
+	// Drain bounds the hand-over when the node stops. Defaults to 10 s.
+	Drain time.Duration
+	// MaxBody bounds body and extra of a message together, in bytes. Defaults to 60 KiB.
+	MaxBody int
+	// MaxGroupMembers bounds a group. Defaults to 100,000.
+	MaxGroupMembers int
+}
+
+func (c *Config) setDefaults() {
+	set := func(v *int, to int) {
+		if *v == 0 {
+			*v = to
+		}
+	}
+	set(&c.Shards, 4)
+	set(&c.BatchMax, 500)
+	set(&c.QueueMax, 20_000)
+	set(&c.Handlers, 64)
+	set(&c.MaxBody, 60<<10)
+	set(&c.MaxGroupMembers, 100_000)
+	if c.Timeout == 0 {
+		c.Timeout = 10 * time.Second
+	}
+	if c.Drain == 0 {
+		c.Drain = 10 * time.Second
+	}
+}
+
+// Deps are the collaborators of a Node. All are required but IDsErr.
+type Deps struct {
+	Naming naming.Naming
+	// Server serves the links of gateways; it listens already.
+	Server   im.Server
+	Sessions storage.Sessions
+	Messages storage.Messages
+	Groups   storage.Groups
+	// IDsErr says why no ids can be made at the moment; nil when they can. May be nil.
+	IDsErr  func() error
+	Metrics prometheus.Registerer
+	Log     *logrus.Entry
+}
+
+// Node is one logic node.
+type Node struct {
+	cfg     Config
+	deps    Deps
+	log     *logrus.Entry
+	metrics *metrics
+
+	hub          *container.Hub
+	registration *container.Registration
+	barrier      *container.Barrier
+	router       *Router
+	committer    *committer
+
+	inflight atomic.Int64 // requests received and not yet finished
+	drained  chan string  // peers that forward nothing more
+}
+
+// New returns a node that Run starts. It takes over the server's listener.
+func New(cfg Config, deps Deps) *Node {
+	cfg.setDefaults()
+	n := &Node{cfg: cfg, deps: deps, log: deps.Log, metrics: newMetrics(deps.Metrics), drained: make(chan string, 1024)}
+	n.hub = container.NewHub(container.HubOptions{
+		Self:    cfg.Instance,
+		Secret:  cfg.Secret,
+		Receive: n.receive,
+		Changed: func() { n.barrier.Changed() },
+		Log:     n.log,
+	})
+	n.registration = container.NewRegistration(deps.Naming, cfg.Instance, n.log)
+	n.barrier = container.NewBarrier(container.BarrierOptions{
+		Naming:       deps.Naming,
+		Registration: n.registration,
+		Peers:        naming.ServiceGateway,
+		Update:       func([]naming.Instance) {},
+		Missing:      n.unlinked,
+		Keep:         n.keep,
+		Log:          n.log,
+	})
+	dispatch := &dispatcher{sessions: deps.Sessions, push: n.hub.Push, metrics: n.metrics, log: n.log, timeout: cfg.Timeout}
+	n.committer = newCommitter(cfg, deps.Messages, dispatch, n.metrics, n.log)
+	n.router = NewRouter(n.commands(dispatch), cfg.Handlers, recoverer(n.log), n.metrics.measure)
+	deps.Server.SetAcceptor(n.hub)
+	deps.Server.SetMessageListener(n.hub)
+	deps.Server.SetStateListener(n.hub)
+	return n
+}
+
+// unlinked names the gateways that are not connected (I7).
+func (n *Node) unlinked(gateways []naming.Instance) []string {
+	var out []string
+	for _, g := range gateways {
+		if g.State != naming.StateDraining && !n.hub.Linked(g.ID) {
+			out = append(out, g.ID)
+		}
+	}
+	return out
+}
+
+func (n *Node) keep() error {
+	if n.deps.IDsErr == nil {
+		return nil
+	}
+	if err := n.deps.IDsErr(); err != nil {
+		return fmt.Errorf("no message ids: %w", err)
+	}
+	return nil
+}
+
+// Ready is nil when the node takes traffic, or says why not.
+func (n *Node) Ready() error { return n.barrier.Err() }
+
+// Run serves until ctx ends, then hands over (I8), and returns nil; or the error that ended it before.
+func (n *Node) Run(ctx context.Context) error {
+	serving, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	var wg sync.WaitGroup
+	wg.Go(func() { n.committer.run(serving) })
+	wg.Go(func() { n.router.Run(serving) })
+
+	joined, leave := context.WithCancel(ctx)
+	defer leave()
+	var registry sync.WaitGroup
+	registry.Go(func() { n.registration.Run(joined) })
+	registry.Go(func() { n.watchKeep(joined) })
+	registry.Go(func() {
+		if err := n.barrier.Run(joined); err != nil && joined.Err() == nil {
+			n.log.WithError(err).Error("cannot follow the registry")
+		}
+	})
+
+	failed := make(chan error, 1)
+	go func() { failed <- n.deps.Server.Start() }()
+
+	var err error
+	select {
+	case <-ctx.Done():
+		n.log.Info("stopping: handing over")
+	case err = <-failed:
+		err = fmt.Errorf("logic: serve links: %w", err)
+	}
+	leave()
+	registry.Wait()
+	n.drain()
+	stop()
+	wg.Wait()
+	return err
+}
+
+// watchKeep makes the barrier look at Keep every second.
+func (n *Node) watchKeep(ctx context.Context) {
+	ticker := time.NewTicker(time.Second)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ticker.C:
+			n.barrier.Changed()
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// drain leaves the registry, has the gateways stop forwarding, and finishes what they have forwarded.
+func (n *Node) drain() {
+	ctx, cancel := context.WithTimeout(context.Background(), n.cfg.Drain)
+	defer cancel()
+	if err := n.registration.Deregister(ctx); err != nil {
+		n.log.WithError(err).Warn("cannot deregister; the registry will notice by itself")
+	}
+	waiting := map[string]bool{}
+	for _, peer := range n.hub.Peers() {
+		if n.hub.PushMessage(peer, wire.Header{Command: wire.CmdLinkDrain, Flag: wire.FlagPush}, nil) == nil {
+			waiting[peer] = true
+		}
+	}
+	if err := n.awaitDrained(ctx, waiting); err != nil {
+		n.log.WithError(err).Warn("stopping although not everything was handed over")
+	}
+	if err := n.deps.Server.Shutdown(ctx); err != nil {
+		n.log.WithError(err).Warn("links cut off")
+	}
+}
+
+// awaitDrained returns when no gateway forwards any more and nothing is in flight.
+func (n *Node) awaitDrained(ctx context.Context, waiting map[string]bool) error {
+	poll := time.NewTicker(5 * time.Millisecond)
+	defer poll.Stop()
+	for {
+		for peer := range waiting {
+			if !n.hub.Linked(peer) {
+				delete(waiting, peer)
+			}
+		}
+		if len(waiting) == 0 && n.inflight.Load() == 0 {
+			return nil
+		}
+		select {
+		case peer := <-n.drained:
+			delete(waiting, peer)
+		case <-poll.C:
+		case <-ctx.Done():
+			return fmt.Errorf("%d gateways still forward, %d requests in flight: %w", len(waiting), n.inflight.Load(), ctx.Err())
+		}
+	}
+}
+
+// receive handles one packet of a gateway, in the order of its link.
+func (n *Node) receive(peer string, a im.Agent, p *wire.LogicPkt) {
+	if p.Command == wire.CmdLinkDrain {
+		select {
+		case n.drained <- peer:
+		default: // nobody is waiting
+		}
+		return
+	}
+	c := &Context{Packet: *p, Gateway: peer, agent: a, log: n.log, node: n}
+	n.inflight.Add(1)
+	n.router.Serve(c)
+}
+
+// PingStores reports whether the stores answer, for /readyz.
+func (n *Node) PingStores(ctx context.Context) error {
+	return errors.Join(
+		wrap("session store", n.deps.Sessions.Ping(ctx)),
+		wrap("message store", n.deps.Messages.Ping(ctx)),
+	)
+}
+
+func wrap(what string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("%s: %w", what, err)
+}
+
+// without returns the accounts that are not this one.
+func without(accounts []string, account string) []string {
+	return slices.DeleteFunc(slices.Clone(accounts), func(a string) bool { return a == account })
+}
