@@ -102,6 +102,9 @@ func (g *Gateway) admit(pkt *wire.LogicPkt, deadline time.Time) (*session, error
 	if n := g.cfg.MaxConnections; n > 0 && g.connections.Load() >= int64(n) {
 		return nil, wire.Errorf(wire.StatusSystemException, "this gateway is full: connect to another one")
 	}
+	if !g.logins.Take(struct{}{}, time.Now()) {
+		return nil, wire.Errorf(wire.StatusSystemException, "too many logins at once: try again in a moment")
+	}
 	req.Token = "" // nobody else needs it
 	s := &session{
 		id:       g.cfg.Instance.ID + "." + strconv.FormatInt(g.nextID.Add(1), 36),
@@ -114,7 +117,6 @@ func (g *Gateway) admit(pkt *wire.LogicPkt, deadline time.Time) (*session, error
 		login:    &signIn{sequence: pkt.Sequence, req: &req, deadline: deadline},
 		result:   make(chan *result, 1),
 	}
-	s.bucket.reset(g.cfg.Rate)
 	return s, nil
 }
 

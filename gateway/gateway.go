@@ -17,6 +17,7 @@ import (
 
 	im "github.com/hermod-im/hermod"
 	"github.com/hermod-im/hermod/container"
+	"github.com/hermod-im/hermod/limit"
 	"github.com/hermod-im/hermod/naming"
 	"github.com/hermod-im/hermod/wire"
 )
@@ -36,7 +37,9 @@ type Config struct {
 	// Drain is the window over which a stopping gateway closes its clients. Defaults to 10 s.
 	Drain time.Duration
 	// Rate limits the requests of one connection. The zero value does not.
-	Rate Rate
+	Rate limit.Rate
+	// LoginRate limits the logins of all connections. The zero value does not.
+	LoginRate limit.Rate
 }
 
 // Deps are the collaborators of a Gateway. All are required.
@@ -63,6 +66,7 @@ type Gateway struct {
 	barrier      *container.Barrier
 	leases       *leases
 	hints        *hints
+	logins       *limit.Keyed[struct{}]
 
 	joining     sync.Map     // channel id → *session, between Accept and Connect
 	nextID      atomic.Int64 // of channels
@@ -95,6 +99,7 @@ func New(cfg Config, deps Deps) *Gateway {
 	})
 	g.leases = newLeases(g)
 	g.hints = newHints(g)
+	g.logins = limit.NewKeyed[struct{}](cfg.LoginRate)
 	g.barrier = container.NewBarrier(container.BarrierOptions{
 		Naming:       deps.Naming,
 		Registration: g.registration,

@@ -5,6 +5,7 @@ import (
 	"sync/atomic"
 
 	im "github.com/hermod-im/hermod"
+	"github.com/hermod-im/hermod/limit"
 	"github.com/hermod-im/hermod/wire"
 	"github.com/hermod-im/hermod/wire/pb"
 )
@@ -20,7 +21,7 @@ type session struct {
 	result                             chan *result // of the login; capacity 1
 
 	ch     im.Channel   // static after Connect
-	bucket bucket       // owned by the channel's reader
+	bucket limit.Bucket // owned by the channel's reader
 	open   atomic.Int32 // forwarded and not yet answered
 
 	mu      sync.Mutex

@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"sync"
+	"time"
 
 	im "github.com/hermod-im/hermod"
 	"github.com/hermod-im/hermod/container"
@@ -60,7 +61,7 @@ func (g *Gateway) handle(s *session, p *wire.LogicPkt) error {
 	case p.Command == wire.CmdSignOut:
 		g.signOut(s, p)
 		return nil
-	case !s.bucket.take():
+	case !s.bucket.Take(g.cfg.Rate, time.Now()):
 		g.metrics.limited.Inc()
 		return wire.Errorf(wire.StatusSystemException, "too many requests: slow down")
 	}

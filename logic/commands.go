@@ -8,10 +8,10 @@ import (
 // commands is the table of all commands. A new one needs a row here, a handler and a test.
 func (n *Node) commands(d *dispatcher) []Route {
 	var (
-		login   = &login{sessions: n.deps.Sessions, dispatch: d}
+		login   = &login{sessions: n.deps.Sessions, dispatch: d, maxDevices: n.cfg.MaxDevices}
 		lease   = &lease{sessions: n.deps.Sessions}
 		talk    = &talk{committer: n.committer, maxBody: n.cfg.MaxBody}
-		offline = &offline{messages: n.deps.Messages}
+		offline = &offline{messages: n.deps.Messages, indexPage: n.cfg.IndexPage}
 		sync    = &syncer{messages: n.deps.Messages}
 		group   = &group{groups: n.deps.Groups, dispatch: d, maxMembers: n.cfg.MaxGroupMembers}
 	)

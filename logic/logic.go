@@ -21,6 +21,7 @@ import (
 
 	im "github.com/hermod-im/hermod"
 	"github.com/hermod-im/hermod/container"
+	"github.com/hermod-im/hermod/limit"
 	"github.com/hermod-im/hermod/naming"
 	"github.com/hermod-im/hermod/storage"
 	"github.com/hermod-im/hermod/wire"
@@ -48,6 +49,13 @@ type Config struct {
 	MaxBody int
 	// MaxGroupMembers bounds a group. Defaults to 100,000.
 	MaxGroupMembers int
+	// MaxDevices bounds the devices of an account that are on line: the one that logged in first gives
+	// way. Defaults to 10.
+	MaxDevices int
+	// IndexPage is the largest number of entries of one offline index. Defaults to 2,000, its maximum.
+	IndexPage int
+	// Rate limits the requests of one account at this node. The zero value does not.
+	Rate limit.Rate
 }
 
 func (c *Config) setDefaults() {
@@ -62,6 +70,8 @@ func (c *Config) setDefaults() {
 	set(&c.Handlers, 64)
 	set(&c.MaxBody, 60<<10)
 	set(&c.MaxGroupMembers, 100_000)
+	set(&c.MaxDevices, 10)
+	set(&c.IndexPage, 2000)
 	if c.Timeout == 0 {
 		c.Timeout = 10 * time.Second
 	}
@@ -124,7 +134,7 @@ func New(cfg Config, deps Deps) *Node {
 	})
 	dispatch := &dispatcher{sessions: deps.Sessions, push: n.hub.Push, metrics: n.metrics, log: n.log, timeout: cfg.Timeout}
 	n.committer = newCommitter(cfg, deps.Messages, dispatch, n.metrics, n.log)
-	n.router = NewRouter(n.commands(dispatch), cfg.Handlers, recoverer(n.log), n.metrics.measure)
+	n.router = NewRouter(n.commands(dispatch), cfg.Handlers, recoverer(n.log), n.metrics.measure, limiter(cfg.Rate))
 	deps.Server.SetAcceptor(n.hub)
 	deps.Server.SetMessageListener(n.hub)
 	deps.Server.SetStateListener(n.hub)

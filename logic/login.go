@@ -1,7 +1,9 @@
 package logic
 
 import (
+	"cmp"
 	"context"
+	"slices"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -14,8 +16,9 @@ import (
 // login handles login.signin. The gateway has verified the token and handles login.signout: a
 // session ends with its channel (lease.endSessions).
 type login struct {
-	sessions storage.Sessions
-	dispatch *dispatcher
+	sessions   storage.Sessions
+	dispatch   *dispatcher
+	maxDevices int
 }
 
 // signIn makes the channel the session of its device, and displaces the device's older one.
@@ -37,5 +40,28 @@ func (l *login) signIn(ctx context.Context, c *Context, req *pb.LoginReq) (proto
 	if displaced != nil {
 		l.dispatch.kick(*displaced)
 	}
+	if err := l.makeRoom(ctx, c); err != nil {
+		return nil, err
+	}
 	return &pb.LoginResp{ChannelId: c.Packet.ChannelID, Account: c.Packet.Account, Features: features.Names()}, nil
+}
+
+// makeRoom displaces the devices that logged in first where the account has more than it may have.
+func (l *login) makeRoom(ctx context.Context, c *Context) error {
+	found, err := l.sessions.Find(ctx, []storage.AccountKey{c.Account()})
+	if err != nil {
+		return err
+	}
+	devices := found[0]
+	slices.SortFunc(devices, func(a, b storage.Session) int { return cmp.Compare(a.LoginAt, b.LoginAt) })
+	for _, s := range devices[:max(0, len(devices)-l.maxDevices)] {
+		if s.Channel == c.Packet.ChannelID {
+			continue // another node's clock is ahead
+		}
+		if _, err := l.sessions.Logout(ctx, s.App, s.Account, s.Device, s.Channel); err != nil {
+			return err
+		}
+		l.dispatch.kick(s)
+	}
+	return nil
 }

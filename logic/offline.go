@@ -12,15 +12,12 @@ import (
 
 // offline handles what clients without cursors do: the offline index, contents and acks.
 type offline struct {
-	messages storage.Messages
+	messages  storage.Messages
+	indexPage int
 }
 
-const (
-	// indexPage is the largest number of entries of one index (protocol.md).
-	indexPage = 2000
-	// contentPage is the largest number of messages that one request may ask for (protocol.md).
-	contentPage = 200
-)
+// contentPage is the largest number of messages that one request may ask for (protocol.md).
+const contentPage = 200
 
 func (o *offline) ack(ctx context.Context, c *Context, req *pb.MessageAckReq) (proto.Message, error) {
 	who := c.Account()
@@ -29,7 +26,7 @@ func (o *offline) ack(ctx context.Context, c *Context, req *pb.MessageAckReq) (p
 
 func (o *offline) index(ctx context.Context, c *Context, req *pb.MessageIndexReq) (proto.Message, error) {
 	who := c.Account()
-	entries, err := o.messages.Index(ctx, who.App, who.Account, req.MessageId, indexPage)
+	entries, err := o.messages.Index(ctx, who.App, who.Account, req.MessageId, o.indexPage)
 	if err != nil {
 		return nil, err
 	}

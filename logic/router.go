@@ -6,10 +6,13 @@ import (
 	"runtime/debug"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/sirupsen/logrus"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/hermod-im/hermod/limit"
+	"github.com/hermod-im/hermod/storage"
 	"github.com/hermod-im/hermod/wire"
 )
 
@@ -174,6 +177,20 @@ func recoverer(log *logrus.Entry) Middleware {
 					err = errBusy
 				}
 			}()
+			return next(c)
+		}
+	}
+}
+
+// limiter refuses the requests of an account that makes too many. Gateways are not limited, nor are
+// logins, which they limit.
+func limiter(r limit.Rate) Middleware {
+	buckets := limit.NewKeyed[storage.AccountKey](r)
+	return func(next Handler) Handler {
+		return func(c *Context) error {
+			if c.Packet.Account != "" && c.Packet.Command != wire.CmdSignIn && !buckets.Take(c.Account(), time.Now()) {
+				return wire.Errorf(wire.StatusSystemException, "too many requests: slow down")
+			}
 			return next(c)
 		}
 	}

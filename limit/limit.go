@@ -1,0 +1,87 @@
+// Package limit is token buckets: one, and one per key.
+package limit
+
+import (
+	"sync"
+	"time"
+)
+
+// Rate is PerSecond tokens on average and Burst at once. A PerSecond of 0 or less does not limit.
+type Rate struct {
+	PerSecond float64
+	Burst     int
+}
+
+// Bucket is a token bucket, full at first. Not safe for concurrent use. The zero value is empty.
+type Bucket struct {
+	tokens float64
+	filled time.Time
+}
+
+// Take takes a token at the time now, or reports that there is none.
+func (b *Bucket) Take(r Rate, now time.Time) bool {
+	if r.PerSecond <= 0 {
+		return true
+	}
+	b.fill(r, now)
+	if b.tokens < 1 {
+		return false
+	}
+	b.tokens--
+	return true
+}
+
+// fill adds what has come since the last time. A clock that steps back adds nothing.
+func (b *Bucket) fill(r Rate, now time.Time) {
+	if b.filled.IsZero() {
+		b.tokens = float64(r.Burst)
+	} else if d := now.Sub(b.filled); d > 0 {
+		b.tokens = min(float64(r.Burst), b.tokens+d.Seconds()*r.PerSecond)
+	}
+	b.filled = now
+}
+
+// Keyed is a bucket per key, all of one rate. Safe for concurrent use.
+type Keyed[K comparable] struct {
+	rate Rate
+
+	mu      sync.Mutex
+	buckets map[K]*Bucket // guarded by mu
+	sweepAt int           // number of buckets at which full ones are forgotten; guarded by mu
+}
+
+// minSweep is the number of buckets below which nothing is forgotten.
+const minSweep = 1024
+
+// NewKeyed returns a limiter without buckets.
+func NewKeyed[K comparable](r Rate) *Keyed[K] {
+	return &Keyed[K]{rate: r, buckets: map[K]*Bucket{}, sweepAt: minSweep}
+}
+
+// Take takes a token of the key's bucket at the time now, or reports that there is none.
+func (k *Keyed[K]) Take(key K, now time.Time) bool {
+	if k.rate.PerSecond <= 0 {
+		return true
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	b := k.buckets[key]
+	if b == nil {
+		if len(k.buckets) >= k.sweepAt {
+			k.sweep(now)
+		}
+		b = new(Bucket)
+		k.buckets[key] = b
+	}
+	return b.Take(k.rate, now)
+}
+
+// sweep forgets the buckets that are full again: a new one would be the same.
+func (k *Keyed[K]) sweep(now time.Time) {
+	for key, b := range k.buckets {
+		if b.fill(k.rate, now); b.tokens >= float64(k.rate.Burst) {
+			delete(k.buckets, key)
+		}
+	}
+	k.sweepAt = max(minSweep, 2*len(k.buckets))
+}
