@@ -54,14 +54,15 @@ type Registry struct {
 type Consul struct {
 	Address string        `koanf:"address" doc:"host:port or URL of the Consul agent, best the one on the same host."`
 	Token   string        `koanf:"token" secret:"all" doc:"ACL token. Empty: none."`
-	TTL     time.Duration `koanf:"ttl" doc:"How long a node that died stays registered; renewed every third of it. At least 10s."`
+	Prefix  string        `koanf:"prefix" doc:"Put before the services' names in Consul, so that several clusters can share one. May be empty."`
+	TTL     time.Duration `koanf:"ttl" doc:"How long a node that died stays registered; renewed every third of it. At least 1s."`
 }
 
 // Database keeps messages and groups.
 type Database struct {
 	Driver         string `koanf:"driver" doc:"mysql (MySQL 8 or later, MariaDB 10.11 or later) or sqlite (one process only)."`
 	DSN            string `koanf:"dsn" secret:"password" doc:"mysql: user:password@tcp(host:3306)/database. sqlite: the file's path. Required by logic and migrate."`
-	MaxOpen        int    `koanf:"max_open" doc:"Largest number of connections of one node to the database."`
+	MaxOpen        int    `koanf:"max_open" doc:"Most connections of one node to MySQL. SQLite has one writer and as many readers as it needs."`
 	MigrateOnStart bool   `koanf:"migrate_on_start" doc:"Bring the schema up to date when logic starts. In a cluster run 'hermod migrate' instead."`
 }
 
@@ -120,11 +121,13 @@ type TLS struct {
 
 // Logic decides and stores.
 type Logic struct {
-	Listen    string `koanf:"listen" doc:"Address to listen on for gateways. Other services only: keep it off public networks."`
-	Advertise string `koanf:"advertise" doc:"host:port under which gateways reach this node. Empty: made of node.address and the port of listen."`
-	Shards    int    `koanf:"shards" doc:"Conversations are spread over this many writers; each commits one batch at a time."`
-	BatchMax  int    `koanf:"batch_max" doc:"Most messages in one commit."`
-	Handlers  int    `koanf:"handlers" doc:"Most requests other than talk that are worked on at once. Beyond it they wait, bounded by the links' queues."`
+	Listen    string        `koanf:"listen" doc:"Address to listen on for gateways. Other services only: keep it off public networks."`
+	Advertise string        `koanf:"advertise" doc:"host:port under which gateways reach this node. Empty: made of node.address and the port of listen."`
+	Shards    int           `koanf:"shards" doc:"Conversations are spread over this many writers; each commits one batch at a time."`
+	BatchMax  int           `koanf:"batch_max" doc:"Most messages in one commit."`
+	QueueMax  int           `koanf:"queue_max" doc:"Most messages that wait for one writer. Beyond it requests are answered with status 300 at once."`
+	Timeout   time.Duration `koanf:"timeout" doc:"How long one request may take."`
+	Handlers  int           `koanf:"handlers" doc:"Most requests other than talk that are worked on at once. Beyond it they wait, bounded by the links' queues."`
 }
 
 // Router tells clients which gateways to use.
@@ -162,7 +165,7 @@ func Default() Config {
 		Log:      Log{Level: "info", Format: "auto"},
 		Admin:    Admin{Listen: "127.0.0.1:9600"},
 		Registry: Registry{Driver: DriverConsul, Consul: Consul{Address: "127.0.0.1:8500", TTL: 10 * time.Second}},
-		Database: Database{Driver: DriverMySQL, MaxOpen: 32},
+		Database: Database{Driver: DriverMySQL, MaxOpen: 16},
 		Sessions: Sessions{Driver: DriverRedis, Lease: 15 * time.Second, Redis: Redis{Addr: "127.0.0.1:6379"}},
 		IDs:      IDs{Node: -1},
 		Links:    Links{DialWait: 5 * time.Second, QueueBytes: 64 * MiB, MaxPacket: 16 * MiB},
@@ -171,13 +174,13 @@ func Default() Config {
 			LoginWait: 10 * time.Second, ReadWait: 3 * time.Minute, WriteWait: 10 * time.Second,
 			MaxPacket: 64 * KiB, QueueBytes: MiB, MaxConnections: 1_000_000, Poll: true,
 		},
-		Logic:  Logic{Listen: ":8100", Shards: 16, BatchMax: 256, Handlers: 64},
+		Logic:  Logic{Listen: ":8100", Shards: 4, BatchMax: 500, QueueMax: 20_000, Handlers: 64, Timeout: 10 * time.Second},
 		Router: Router{Listen: ":8080", Domains: 3},
 		Limits: Limits{
 			Enabled:        true,
 			ConnectionRate: 50, ConnectionBurst: 200, AccountRate: 100, AccountBurst: 400,
 			LoginRate: 1000, LoginBurst: 2000,
-			MaxDevices: 10, MaxGroupMembers: 2000, MaxGroups: 1000, MaxBody: 32 * KiB, OfflinePage: 2000,
+			MaxDevices: 10, MaxGroupMembers: 100_000, MaxGroups: 1000, MaxBody: 60 * KiB, OfflinePage: 2000,
 		},
 		Shutdown: Shutdown{Drain: 10 * time.Second},
 	}

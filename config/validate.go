@@ -25,8 +25,8 @@ const (
 
 // Bounds of values, where they are not obvious.
 const (
-	// minConsulTTL is the shortest session TTL that Consul accepts.
-	minConsulTTL = 10 * time.Second
+	// minConsulTTL keeps the renewals, three a lease, from loading the agent.
+	minConsulTTL = time.Second
 	// minLease leaves time for a renewal to fail and be tried again.
 	minLease = 3 * time.Second
 	// maxIDNode is the largest node number in ten bits of a message id.
@@ -98,6 +98,8 @@ func (c Config) validateLogic(v *validation) {
 	v.address("logic.advertise", c.Logic.Advertise)
 	v.between("logic.shards", c.Logic.Shards, 1, 4096)
 	v.between("logic.batch_max", c.Logic.BatchMax, 1, 4096)
+	v.between("logic.queue_max", c.Logic.QueueMax, c.Logic.BatchMax, maxCount)
+	v.positive("logic.timeout", c.Logic.Timeout)
 	v.between("logic.handlers", c.Logic.Handlers, 1, maxCount)
 }
 
