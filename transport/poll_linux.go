@@ -1,0 +1,568 @@
+package transport
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	im "github.com/hermod-im/hermod"
+)
+
+const (
+	// pollEvents is how many events are taken from the kernel at once.
+	pollEvents = 256
+	// readTurns is how often a channel may fill the read buffer before the others have their turn.
+	readTurns = 4
+	// sweepSlots is how many channels the sweep looks at under one lock.
+	sweepSlots = 4096
+
+	writeEvents = unix.EPOLLOUT | unix.EPOLLET
+	allEvents   = writeEvents | unix.EPOLLIN | unix.EPOLLRDHUP
+	readable    = unix.EPOLLIN | unix.EPOLLRDHUP | unix.EPOLLHUP | unix.EPOLLERR
+	hungUp      = unix.EPOLLRDHUP | unix.EPOLLHUP | unix.EPOLLERR
+)
+
+// errTurn: the channel has read enough for now.
+var errTurn = errors.New("others' turn")
+
+// pollers shares the channels of a server among epoll loops.
+type pollers struct {
+	all  []*poller // static after start; empty: every connection gets a goroutine
+	next atomic.Uint32
+}
+
+func (ps *pollers) start(h *host, n int) error {
+	for range n {
+		p, err := newPoller(h)
+		if err != nil {
+			ps.stop()
+			return fmt.Errorf("start poller: %w", err)
+		}
+		ps.all = append(ps.all, p)
+	}
+	return nil
+}
+
+// adopt takes the socket out of a plain TCP connection, which is closed, and gives c a pollSocket.
+// Writes work from now on; reads begin with begin.
+func (ps *pollers) adopt(c *Channel, conn net.Conn) (bool, error) {
+	tcp, ok := conn.(*net.TCPConn)
+	if !ok || len(ps.all) == 0 {
+		return false, nil
+	}
+	fd, err := duplicate(tcp)
+	if err != nil {
+		return false, err
+	}
+	p := ps.all[ps.next.Add(1)%uint32(len(ps.all))]
+	if err := p.add(c, fd); err != nil {
+		_ = unix.Close(fd)
+		return false, err
+	}
+	_ = tcp.Close()
+	return true, nil
+}
+
+// duplicate returns a descriptor of the connection that the runtime's own poller does not know.
+func duplicate(conn *net.TCPConn) (fd int, err error) {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return 0, err
+	}
+	ctlErr := raw.Control(func(s uintptr) {
+		fd, err = unix.FcntlInt(s, unix.F_DUPFD_CLOEXEC, 0)
+	})
+	if ctlErr != nil {
+		return 0, ctlErr
+	}
+	if err != nil {
+		return 0, os.NewSyscallError("dup", err)
+	}
+	return fd, nil
+}
+
+// begin delivers what was read during the handshake, then starts to read. The caller has set
+// reading until here.
+func (ps *pollers) begin(c *Channel) {
+	s := c.sock.(*pollSocket)
+	c.reader.src = drained{}
+	s.p.deliver(c, c.reader)
+
+	c.mu.Lock()
+	defer c.unlock()
+	c.reading = false
+	if c.load() == stateDead {
+		return
+	}
+	// The change makes the kernel report what is there already.
+	if err := s.p.control(unix.EPOLL_CTL_MOD, s, allEvents); err != nil {
+		c.host.logf("transport: poller: %v", err)
+		c.kill(im.ReasonInternal)
+	}
+}
+
+// stop ends the loops. All channels have ended.
+func (ps *pollers) stop() {
+	for _, p := range ps.all {
+		p.stop()
+	}
+}
+
+// poller is one epoll loop: a goroutine that reads, one that writes, and one that looks at the clock.
+//
+// The epoll descriptor itself is watched by the runtime's poller, so that the loop parks like any
+// goroutine instead of holding a thread.
+type poller struct {
+	host  *host
+	file  *os.File // the epoll descriptor
+	raw   syscall.RawConn
+	epfd  int
+	began time.Time
+	done  chan struct{}
+	wg    sync.WaitGroup
+
+	// Owned by run.
+	scratch frameReader // of channels between frames
+	src     pollSource
+	turns   []*Channel // to be read again without a new event
+
+	ready readyList
+
+	mu    sync.Mutex
+	slots []slot
+	free  []uint32 // indexes of unused slots
+	// clocks are the moments at which channels expire: those that are closing or whose socket takes nothing.
+	clocks map[*Channel]uint32
+}
+
+// slot is where an event finds its channel. The generation tells an event of the slot's former
+// channel from one of the present.
+type slot struct {
+	c    *Channel
+	gen  uint32
+	last uint32 // when something was read, see poller.now
+}
+
+func newPoller(h *host) (*poller, error) {
+	epfd, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
+	if err != nil {
+		return nil, os.NewSyscallError("epoll_create1", err)
+	}
+	if err := unix.SetNonblock(epfd, true); err != nil { // makes NewFile use the runtime's poller
+		_ = unix.Close(epfd)
+		return nil, os.NewSyscallError("set nonblock", err)
+	}
+	p := &poller{
+		host:   h,
+		file:   os.NewFile(uintptr(epfd), "epoll"),
+		epfd:   epfd,
+		began:  time.Now(),
+		done:   make(chan struct{}),
+		clocks: make(map[*Channel]uint32),
+	}
+	p.ready.signal = make(chan struct{}, 1)
+	p.scratch = frameReader{src: &p.src, limit: h.maxPacket, buffers: h.buffers, buf: h.buffers.get(maxRead)}
+	if p.raw, err = p.file.SyscallConn(); err != nil {
+		_ = p.file.Close()
+		return nil, err
+	}
+	p.wg.Go(p.run)
+	p.wg.Go(p.flush)
+	p.wg.Go(p.sweep)
+	return p, nil
+}
+
+func (p *poller) stop() {
+	close(p.done)
+	_ = p.file.Close()
+	p.wg.Wait()
+}
+
+// now is the time in milliseconds since the poller began. It wraps after 49 days; differences are right.
+func (p *poller) now() uint32 { return uint32(time.Since(p.began).Milliseconds()) }
+
+// add registers the socket for writing.
+func (p *poller) add(c *Channel, fd int) error {
+	s := &pollSocket{p: p, fd: int32(fd)}
+	p.mu.Lock()
+	if n := len(p.free); n > 0 {
+		s.slot, p.free = p.free[n-1], p.free[:n-1]
+	} else {
+		s.slot, p.slots = uint32(len(p.slots)), append(p.slots, slot{})
+	}
+	sl := &p.slots[s.slot]
+	s.gen = sl.gen
+	c.sock = s
+	sl.c, sl.last = c, p.now()
+	p.mu.Unlock()
+
+	if err := p.control(unix.EPOLL_CTL_ADD, s, writeEvents); err != nil {
+		p.remove(s)
+		return err
+	}
+	return nil
+}
+
+func (p *poller) remove(s *pollSocket) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	sl := &p.slots[s.slot]
+	sl.c = nil
+	sl.gen++
+	p.free = append(p.free, s.slot)
+}
+
+func (p *poller) control(op int, s *pollSocket, events uint32) error {
+	ev := unix.EpollEvent{Events: events, Fd: int32(s.slot), Pad: int32(s.gen)}
+	return os.NewSyscallError("epoll_ctl", unix.EpollCtl(p.epfd, op, int(s.fd), &ev))
+}
+
+// event is what happened to a channel.
+type event struct {
+	c     *Channel
+	flags uint32
+}
+
+// run reads until the poller stops.
+func (p *poller) run() {
+	raw := make([]unix.EpollEvent, pollEvents)
+	events := make([]event, 0, pollEvents)
+	var n int
+	var err error
+	poll := func(fd uintptr) bool {
+		n, err = unix.EpollWait(int(fd), raw, 0)
+		return n > 0 || err != nil && err != unix.EINTR || len(p.turns) > 0
+	}
+	for {
+		if waitErr := p.raw.Read(poll); waitErr != nil {
+			return // stopped
+		}
+		if err != nil && err != unix.EINTR {
+			p.host.logf("transport: epoll_wait: %v", err)
+			return
+		}
+		turns := p.turns
+		p.turns = nil
+		for _, c := range turns {
+			p.read(c, 0)
+		}
+		events = p.resolve(raw[:max(n, 0)], events[:0])
+		for i, e := range events {
+			p.serve(e)
+			events[i] = event{}
+		}
+	}
+}
+
+// resolve finds the channels of the events and notes that they live.
+func (p *poller) resolve(raw []unix.EpollEvent, events []event) []event {
+	if len(raw) == 0 {
+		return events
+	}
+	now := p.now()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, ev := range raw {
+		sl := &p.slots[uint32(ev.Fd)]
+		if sl.c == nil || sl.gen != uint32(ev.Pad) {
+			continue
+		}
+		if ev.Events&unix.EPOLLIN != 0 {
+			sl.last = now
+		}
+		events = append(events, event{sl.c, ev.Events})
+	}
+	return events
+}
+
+func (p *poller) serve(e event) {
+	if e.flags&unix.EPOLLOUT != 0 {
+		e.c.ready()
+	}
+	if e.flags&readable != 0 {
+		p.read(e.c, e.flags)
+	}
+}
+
+// read reads what is there. An event that comes while the handshake still has the channel is not
+// lost: begin asks the kernel again.
+func (p *poller) read(c *Channel, flags uint32) {
+	if !c.beginRead() {
+		return
+	}
+	defer c.endRead()
+	p.src = pollSource{fd: int(c.sock.(*pollSocket).fd), host: p.host, hungUp: flags&hungUp != 0}
+	r := c.reader
+	if r == nil {
+		r = &p.scratch
+		r.codec = c.codec
+	}
+	r.src = &p.src
+	if p.deliver(c, r) {
+		p.turns = append(p.turns, c)
+	}
+}
+
+// deliver gives the channel's listener what the source of r has. again: there may be more.
+func (p *poller) deliver(c *Channel, r *frameReader) (again bool) {
+	err := c.deliver(r)
+	if err != errAgain && err != errTurn {
+		c.readFailed(err)
+		// The rest of what is there, and the peer's end, would not be reported again.
+		if err = drain(r); err != errAgain && err != errTurn {
+			c.readFailed(err)
+		}
+	}
+	p.park(c, r)
+	return err == errTurn
+}
+
+// drain reads what is there and forgets it.
+func drain(r *frameReader) error {
+	r.forget()
+	for {
+		if err := r.fill(1); err != nil {
+			return err
+		}
+		r.forget()
+	}
+}
+
+// park keeps an unfinished frame with its channel, in a buffer of its size, and no buffer otherwise.
+func (p *poller) park(c *Channel, r *frameReader) {
+	if r != &p.scratch {
+		if r.idle() || c.load() != stateOpen {
+			r.release()
+			c.reader = nil
+		}
+		return
+	}
+	if c.load() == stateOpen && !r.idle() {
+		c.reader = r.split()
+	}
+	r.forget()
+	if b := r.buf; cap(b.data) > maxRead {
+		p.host.buffers.put(b)
+		r.buf = p.host.buffers.get(maxRead)
+	}
+}
+
+// sweep closes what has been silent for too long or has not ended in time.
+func (p *poller) sweep() {
+	tick := time.NewTicker(p.tick())
+	defer tick.Stop()
+	for {
+		select {
+		case <-p.done:
+			return
+		case <-tick.C:
+			p.sweepSilent()
+			p.sweepClocks()
+		}
+	}
+}
+
+// tick is how often the sweep looks: an eighth of the shortest wait.
+func (p *poller) tick() time.Duration {
+	shortest := min(p.host.writeWait, lingerWait)
+	if p.host.readWait > 0 {
+		shortest = min(shortest, p.host.readWait)
+	}
+	return min(max(shortest/8, 5*time.Millisecond), time.Second)
+}
+
+func (p *poller) sweepSilent() {
+	wait := p.host.readWait.Milliseconds()
+	if wait <= 0 {
+		return
+	}
+	var silent []*Channel
+	for from, more := 0, true; more; from += sweepSlots {
+		silent, more = p.silent(silent[:0], from, uint32(wait))
+		for _, c := range silent {
+			c.Close(im.ReasonTimeout)
+		}
+	}
+}
+
+// silent collects the channels among sweepSlots slots that have not been heard of for the wait.
+func (p *poller) silent(list []*Channel, from int, wait uint32) (_ []*Channel, more bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	now := p.now()
+	to := min(from+sweepSlots, len(p.slots))
+	for i := from; i < to; i++ {
+		if sl := &p.slots[i]; sl.c != nil && now-sl.last >= wait {
+			list = append(list, sl.c)
+		}
+	}
+	return list, to < len(p.slots)
+}
+
+func (p *poller) sweepClocks() {
+	var expired []*Channel
+	p.mu.Lock()
+	now := p.now()
+	for c, at := range p.clocks {
+		if int32(now-at) >= 0 {
+			expired = append(expired, c)
+			delete(p.clocks, c)
+		}
+	}
+	p.mu.Unlock()
+	for _, c := range expired {
+		c.expired()
+	}
+}
+
+// flush is the goroutine that writes for all channels of the poller.
+func (p *poller) flush() {
+	var list []*Channel
+	for {
+		select {
+		case <-p.done:
+			return
+		case <-p.ready.signal:
+		}
+		for list = p.ready.take(list); len(list) > 0; list = p.ready.take(list) {
+			for i, c := range list {
+				if c.flush() {
+					p.ready.add(c)
+				}
+				list[i] = nil
+			}
+		}
+	}
+}
+
+// readyList is the channels that have something to write.
+type readyList struct {
+	signal chan struct{}
+	mu     sync.Mutex
+	list   []*Channel
+}
+
+func (l *readyList) add(c *Channel) {
+	l.mu.Lock()
+	l.list = append(l.list, c)
+	first := len(l.list) == 1
+	l.mu.Unlock()
+	if first {
+		select {
+		case l.signal <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// take exchanges the list for an empty one with the memory of the one before.
+func (l *readyList) take(old []*Channel) []*Channel {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	list := l.list
+	l.list = old[:0]
+	return list
+}
+
+// pollSocket is the socket of a polled channel.
+type pollSocket struct {
+	p    *poller
+	fd   int32
+	slot uint32
+	gen  uint32
+}
+
+func (s *pollSocket) wake(c *Channel) { s.p.ready.add(c) }
+
+func (s *pollSocket) write(b []byte) (int, error) {
+	for {
+		n, err := unix.Write(int(s.fd), b)
+		switch err {
+		case nil:
+			return n, nil
+		case unix.EAGAIN:
+			return 0, errAgain
+		case unix.EINTR:
+		default:
+			return 0, os.NewSyscallError("write", err)
+		}
+	}
+}
+
+func (s *pollSocket) stalled(c *Channel) {
+	if c.load() == stateOpen { // otherwise the clock of the close is running
+		s.expire(c, s.p.host.writeWait)
+	}
+}
+
+func (s *pollSocket) expire(c *Channel, d time.Duration) {
+	s.p.mu.Lock()
+	defer s.p.mu.Unlock()
+	s.p.clocks[c] = s.p.now() + uint32(d.Milliseconds())
+}
+
+func (s *pollSocket) closeWrite() { _ = unix.Shutdown(int(s.fd), unix.SHUT_WR) }
+
+// shut has nothing to do: no read or write blocks.
+func (s *pollSocket) shut() {}
+
+func (s *pollSocket) discards() bool { return false }
+
+// release forgets the channel before its descriptor can be reused.
+func (s *pollSocket) release(c *Channel) {
+	s.p.mu.Lock()
+	delete(s.p.clocks, c)
+	s.p.mu.Unlock()
+	s.p.remove(s)
+	_ = s.p.control(unix.EPOLL_CTL_DEL, s, 0)
+	_ = unix.Close(int(s.fd))
+}
+
+// pollSource reads a socket until it has nothing more.
+type pollSource struct {
+	fd     int
+	host   *host
+	hungUp bool // read to the end
+	empty  bool // the last read got less than it could take
+	turns  int
+}
+
+func (s *pollSource) Read(b []byte) (int, error) {
+	switch {
+	case s.empty && !s.hungUp:
+		return 0, errAgain
+	case s.turns == readTurns:
+		return 0, errTurn
+	}
+	for {
+		n, err := unix.Read(s.fd, b)
+		switch {
+		case err == unix.EINTR:
+			continue
+		case err == unix.EAGAIN:
+			return 0, errAgain
+		case err != nil:
+			return 0, os.NewSyscallError("read", err)
+		case n == 0:
+			return 0, io.EOF
+		}
+		s.host.metrics.BytesIn.Add(uint64(n))
+		if s.empty = n < len(b); !s.empty {
+			s.turns++
+		}
+		return n, nil
+	}
+}
+
+// drained is the source of a reader that shall only parse what it has.
+type drained struct{}
+
+func (drained) Read([]byte) (int, error) { return 0, errAgain }
