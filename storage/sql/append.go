@@ -1,0 +1,386 @@
+package sql
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"crypto/sha256"
+	stdsql "database/sql"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"gorm.io/gorm"
+
+	"github.com/hermod-im/hermod/storage"
+)
+
+// Bounds of one INSERT of messages: rows keep the placeholders (10 each) below SQLite's 32,766,
+// bytes keep the statement below the smallest usual max_allowed_packet, 16 MiB, even if all is escaped.
+const (
+	insertRows  = 1000
+	insertBytes = maxBody
+)
+
+// clientKey identifies a send within its conversation.
+type clientKey [16]byte
+
+func keyOf(d *storage.Draft) clientKey {
+	buf := make([]byte, 0, 1+maxName+maxClientID)
+	buf = append(buf, byte(len(d.Sender)))
+	buf = append(buf, d.Sender...)
+	buf = append(buf, d.ClientID...)
+	sum := sha256.Sum256(buf)
+	return clientKey(sum[:16])
+}
+
+// batch is the drafts of one Append that passed validation, and what is known of their conversations.
+type batch struct {
+	entries []entry
+	// targets are the conversations, by ascending id once they are resolved.
+	targets []*target
+	// repeatable: every draft has a ClientID, so that a commit of unknown outcome may be repeated.
+	repeatable bool
+	// lookUp: some draft may be stored already; look before inserting.
+	lookUp bool
+}
+
+// entry is one draft and its conversation.
+type entry struct {
+	*storage.Draft
+	target *target
+	key    clientKey // if ClientID is set
+}
+
+// target is one conversation that the batch appends to.
+type target struct {
+	app  string
+	pair pair // KindUser
+	kind storage.Kind
+	id   int64
+
+	// The state below is of one attempt.
+	found   bool
+	lastSeq int64
+	lastID  int64
+	version int64
+	members *members
+	stored  map[clientKey]stored
+	moved   bool
+}
+
+// stored is what a message with a ClientID got the first time.
+type stored struct{ seq, messageID, sendTime int64 }
+
+// Append implements storage.Messages.
+func (s *Store) Append(ctx context.Context, drafts []*storage.Draft) error {
+	b := newBatch(drafts)
+	if len(b.entries) == 0 {
+		return nil
+	}
+	if err := s.resolveTargets(ctx, b); err != nil {
+		return fmt.Errorf("append: %w", err)
+	}
+	for attempt := range attempts {
+		err := s.once(ctx, func(tx *gorm.DB) error { return s.appendTo(tx, b) })
+		switch {
+		case err == nil:
+			return nil
+		case errors.Is(err, gorm.ErrDuplicatedKey), errors.Is(err, errCommit) && b.repeatable:
+			b.lookUp = true
+		case errors.Is(err, errCommit), !s.dialect.transient(err):
+			return fmt.Errorf("append: %w", err)
+		}
+		if attempt == attempts-1 {
+			return fmt.Errorf("append: %w", err)
+		}
+		if err := backOff(ctx, attempt); err != nil {
+			return fmt.Errorf("append: %w", err)
+		}
+	}
+	panic("unreachable")
+}
+
+func newBatch(drafts []*storage.Draft) *batch {
+	b := &batch{entries: make([]entry, 0, len(drafts)), repeatable: true}
+	type group struct {
+		app string
+		id  int64
+	}
+	pairs, groups := make(map[pair]*target), make(map[group]*target)
+	for _, d := range drafts {
+		d.Err, d.Duplicate = validate(d), false
+		if d.Err != nil {
+			continue
+		}
+		var t *target
+		if d.Kind == storage.KindUser {
+			p := pairOf(d.App, d.Sender, d.Dest)
+			if t = pairs[p]; t == nil {
+				t = &target{app: d.App, kind: d.Kind, pair: p, members: &members{accounts: p.members()}}
+				pairs[p], b.targets = t, append(b.targets, t)
+			}
+		} else {
+			id, ok := parseGroupID(d.Dest)
+			if !ok {
+				d.Err = storage.ErrNoConversation
+				continue
+			}
+			g := group{d.App, id}
+			if t = groups[g]; t == nil {
+				t = &target{app: d.App, kind: d.Kind, id: id}
+				groups[g], b.targets = t, append(b.targets, t)
+			}
+		}
+		e := entry{Draft: d, target: t}
+		if d.ClientID == "" {
+			b.repeatable = false
+		} else {
+			e.key = keyOf(d)
+		}
+		b.entries = append(b.entries, e)
+	}
+	return b
+}
+
+func validate(d *storage.Draft) error {
+	if d.Kind != storage.KindUser && d.Kind != storage.KindGroup {
+		return fmt.Errorf("%w: kind %d", storage.ErrInvalid, d.Kind)
+	}
+	for _, err := range []error{
+		invalid("app", d.App, 0, maxName),
+		invalid("sender", d.Sender, 1, maxName),
+		invalid("dest", d.Dest, 1, maxName),
+		invalid("client_id", d.ClientID, 0, maxClientID),
+		invalid("body", d.Body, 0, maxBody),
+		invalid("extra", d.Extra, 0, maxExtra),
+	} {
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// resolveTargets finds or makes the conversations of two and sorts the targets by id.
+func (s *Store) resolveTargets(ctx context.Context, b *batch) error {
+	var pairs []pair
+	for _, t := range b.targets {
+		if t.kind == storage.KindUser {
+			pairs = append(pairs, t.pair)
+		}
+	}
+	ids, err := s.resolve(ctx, pairs)
+	if err != nil {
+		return err
+	}
+	for _, t := range b.targets {
+		if t.kind == storage.KindUser {
+			t.id = ids[t.pair]
+		}
+	}
+	slices.SortFunc(b.targets, func(x, y *target) int { return cmp.Compare(x.id, y.id) })
+	return nil
+}
+
+// appendTo is the transaction of Append.
+func (s *Store) appendTo(tx *gorm.DB, b *batch) error {
+	if err := s.lock(tx, b.targets); err != nil {
+		return err
+	}
+	if err := s.loadMembers(tx, b.targets); err != nil {
+		return err
+	}
+	if b.lookUp {
+		if err := s.lookUp(tx, b); err != nil {
+			return err
+		}
+	}
+	fresh, err := s.number(b)
+	if err != nil || len(fresh) == 0 {
+		return err
+	}
+	if err := s.insert(tx, fresh); err != nil {
+		return err
+	}
+	return s.move(tx, b.targets)
+}
+
+// lock locks the conversations in the order of their ids and reads their state.
+func (s *Store) lock(tx *gorm.DB, targets []*target) error {
+	byID := make(map[int64]conversation, len(targets))
+	for part := range slices.Chunk(targets, chunk) {
+		args := make([]any, len(part))
+		for i, t := range part {
+			args[i] = t.id
+		}
+		err := s.query(tx, func(rows *stdsql.Rows) error {
+			var c conversation
+			err := rows.Scan(&c.ID, &c.App, &c.Kind, &c.LastSeq, &c.LastMessageID, &c.MemberVersion)
+			byID[c.ID] = c
+			return err
+		}, "SELECT id, app, kind, last_seq, last_message_id, member_version FROM conversations"+s.dialect.index("PRIMARY")+
+			" WHERE id IN ("+marks(len(part))+") ORDER BY id"+s.dialect.forUpdate, args...)
+		if err != nil {
+			return fmt.Errorf("lock conversations: %w", err)
+		}
+	}
+	for _, t := range targets {
+		c, ok := byID[t.id]
+		t.found = ok && c.Kind == t.kind && string(c.App) == t.app
+		if !t.found && t.kind == storage.KindUser {
+			s.conversations.Invalidate(t.pair)
+			return fmt.Errorf("conversation %d has gone", t.id)
+		}
+		t.lastSeq, t.lastID, t.version = c.LastSeq, c.LastMessageID, c.MemberVersion
+		t.moved, t.stored = false, nil
+	}
+	return nil
+}
+
+// lookUp finds what the batch's ClientIDs have stored before. The conversations are locked, so
+// nobody adds to it.
+func (s *Store) lookUp(tx *gorm.DB, b *batch) error {
+	type wanted struct {
+		target *target
+		key    clientKey
+	}
+	var all []wanted
+	for _, e := range b.entries {
+		if e.ClientID != "" && e.target.found {
+			all = append(all, wanted{e.target, e.key})
+		}
+	}
+	slices.SortFunc(all, func(x, y wanted) int {
+		return cmp.Or(cmp.Compare(x.target.id, y.target.id), bytes.Compare(x.key[:], y.key[:]))
+	})
+	for part := range slices.Chunk(all, chunk) {
+		var where strings.Builder
+		var args []any
+		byID := make(map[int64]*target)
+		for i, w := range part {
+			byID[w.target.id] = w.target
+			switch {
+			case i == 0:
+				where.WriteString("conversation_id = ? AND client_key IN (?")
+				args = append(args, w.target.id)
+			case part[i-1].target != w.target:
+				where.WriteString(") OR conversation_id = ? AND client_key IN (?")
+				args = append(args, w.target.id)
+			default:
+				where.WriteString(", ?")
+			}
+			args = append(args, w.key[:])
+		}
+		err := s.query(tx, func(rows *stdsql.Rows) error {
+			var id int64
+			var key []byte
+			var was stored
+			if err := rows.Scan(&id, &key, &was.seq, &was.messageID, &was.sendTime); err != nil {
+				return err
+			}
+			t := byID[id]
+			if t.stored == nil {
+				t.stored = make(map[clientKey]stored)
+			}
+			t.stored[clientKey(key)] = was
+			return nil
+		}, "SELECT conversation_id, client_key, seq, message_id, send_time FROM messages"+s.dialect.index("messages_client")+
+			" WHERE "+where.String()+")", args...)
+		if err != nil {
+			return fmt.Errorf("look up client ids: %w", err)
+		}
+	}
+	return nil
+}
+
+// number fills in each draft's result, and returns those that are to be inserted.
+func (s *Store) number(b *batch) (fresh []entry, err error) {
+	fresh = make([]entry, 0, len(b.entries))
+	for _, e := range b.entries {
+		t := e.target
+		e.Err, e.Duplicate, e.Members = nil, false, nil
+		if !t.found {
+			e.Err = storage.ErrNoConversation
+			continue
+		}
+		if !t.members.has(e.Sender) {
+			e.Err = storage.ErrNotMember
+			continue
+		}
+		e.Conversation, e.Members = t.id, t.members.accounts
+		if e.ClientID != "" {
+			if was, ok := t.stored[e.key]; ok {
+				e.Seq, e.MessageID, e.SendTime, e.Duplicate = was.seq, was.messageID, was.sendTime, true
+				continue
+			}
+		}
+		if t.lastID, err = s.ids.Next(t.lastID); err != nil {
+			return nil, err
+		}
+		t.lastSeq++
+		t.moved = true
+		e.Seq, e.MessageID = t.lastSeq, t.lastID
+		if e.ClientID != "" {
+			if t.stored == nil {
+				t.stored = make(map[clientKey]stored)
+			}
+			t.stored[e.key] = stored{e.Seq, e.MessageID, e.SendTime}
+		}
+		fresh = append(fresh, e)
+	}
+	return fresh, nil
+}
+
+// insert stores the messages with as few statements as the bounds allow.
+func (s *Store) insert(tx *gorm.DB, fresh []entry) error {
+	const columns = "INSERT INTO messages (conversation_id, seq, message_id, sender, client_key, client_id, type, body, extra, send_time) VALUES "
+	const row = "(?,?,?,?,?,?,?,?,?,?)"
+	for len(fresh) > 0 {
+		args := make([]any, 0, 10*min(len(fresh), insertRows))
+		n := 0
+		for size := 0; n < len(fresh) && n < insertRows; n++ {
+			e := &fresh[n]
+			size += len(e.Body) + len(e.Extra)
+			if n > 0 && size > insertBytes {
+				break
+			}
+			var key, id []byte
+			if e.ClientID != "" {
+				key, id = e.key[:], []byte(e.ClientID)
+			}
+			args = append(args, e.Conversation, e.Seq, e.MessageID, []byte(e.Sender), key, id, e.Type, []byte(e.Body), orNull(e.Extra), e.SendTime)
+		}
+		query := columns + row + strings.Repeat(","+row, n-1)
+		if err := s.exec(tx, query, args...); err != nil {
+			return fmt.Errorf("insert messages: %w", err)
+		}
+		fresh = fresh[n:]
+	}
+	return nil
+}
+
+// move moves the conversations' last seqs and ids on.
+func (s *Store) move(tx *gorm.DB, targets []*target) error {
+	moved := slices.DeleteFunc(slices.Clone(targets), func(t *target) bool { return !t.moved })
+	for part := range slices.Chunk(moved, chunk) {
+		cases := strings.Repeat(" WHEN ? THEN ?", len(part))
+		args := make([]any, 0, 5*len(part))
+		for _, t := range part {
+			args = append(args, t.id, t.lastSeq)
+		}
+		for _, t := range part {
+			args = append(args, t.id, t.lastID)
+		}
+		for _, t := range part {
+			args = append(args, t.id)
+		}
+		err := s.exec(tx, "UPDATE conversations SET last_seq = CASE id"+cases+" END, last_message_id = CASE id"+cases+
+			" END WHERE id IN ("+marks(len(part))+")", args...)
+		if err != nil {
+			return fmt.Errorf("move conversations: %w", err)
+		}
+	}
+	return nil
+}

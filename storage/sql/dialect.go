@@ -1,0 +1,190 @@
+package sql
+
+import (
+	"context"
+	stdsql "database/sql"
+	"database/sql/driver"
+	"errors"
+	"fmt"
+	"net/url"
+	"runtime"
+	"time"
+
+	gosqlite "github.com/glebarez/go-sqlite"
+	"github.com/glebarez/sqlite"
+	mysqldriver "github.com/go-sql-driver/mysql"
+	"gorm.io/driver/mysql"
+	"gorm.io/gorm"
+)
+
+// dialect is where the two families of databases differ.
+type dialect struct {
+	name string
+	// forUpdate locks the rows of a SELECT. SQLite has locked the whole database at BEGIN.
+	forUpdate string
+	// greatest is the function that returns its largest argument.
+	greatest string
+	// index makes a hint that keeps MySQL from scanning a table which its statistics call small:
+	// under FOR UPDATE such a scan waits for rows that nobody asked for.
+	index func(name string) string
+	// straight fixes the order of a join.
+	straight string
+	// transient reports whether a transaction that failed with err before COMMIT may succeed when repeated.
+	transient func(err error) bool
+	// refused reports whether the server has answered, so that a failed COMMIT is known to have failed.
+	refused func(err error) bool
+}
+
+var mysqlDialect = dialect{
+	name:      DriverMySQL,
+	forUpdate: " FOR UPDATE",
+	greatest:  "GREATEST",
+	index:     func(name string) string { return " FORCE INDEX (" + name + ")" },
+	straight:  "STRAIGHT_JOIN",
+	transient: mysqlTransient,
+	refused: func(err error) bool {
+		var e *mysqldriver.MySQLError
+		return errors.As(err, &e)
+	},
+}
+
+var sqliteDialect = dialect{
+	name:      DriverSQLite,
+	greatest:  "MAX",
+	index:     func(string) string { return "" },
+	straight:  "CROSS JOIN",
+	transient: sqliteTransient,
+	refused: func(err error) bool {
+		var e *gosqlite.Error
+		return errors.As(err, &e)
+	},
+}
+
+func mysqlTransient(err error) bool {
+	var e *mysqldriver.MySQLError
+	if !errors.As(err, &e) {
+		return errors.Is(err, driver.ErrBadConn) || errors.Is(err, mysqldriver.ErrInvalidConn)
+	}
+	switch e.Number {
+	case 1205, // lock wait timeout
+		1213, // deadlock
+		1020, // record has changed since last read (MariaDB, snapshot isolation)
+		1053, // server shutdown in progress
+		1927: // connection was killed (MariaDB)
+		return true
+	}
+	return false
+}
+
+func sqliteTransient(err error) bool {
+	const busy, locked = 5, 6
+	var e *gosqlite.Error
+	return errors.As(err, &e) && (e.Code()&0xff == busy || e.Code()&0xff == locked)
+}
+
+// openMySQL opens the one pool.
+func (s *Store) openMySQL(o Options) error {
+	cfg, err := mysqldriver.ParseDSN(o.DSN)
+	if err != nil {
+		return err
+	}
+	// One round trip a statement instead of prepare, execute, close.
+	cfg.InterpolateParams = true
+	// A server that became read-only in a failover is left instead of failing every statement.
+	cfg.RejectReadOnly = true
+	for timeout, fallback := range map[*time.Duration]time.Duration{
+		&cfg.Timeout: 5 * time.Second, &cfg.ReadTimeout: 30 * time.Second, &cfg.WriteTimeout: 30 * time.Second,
+	} {
+		if *timeout == 0 {
+			*timeout = fallback
+		}
+	}
+	inner, err := mysqldriver.NewConnector(cfg)
+	if err != nil {
+		return err
+	}
+	pool := stdsql.OpenDB(sessionConnector{inner})
+	pool.SetMaxOpenConns(o.MaxOpenConns)
+	pool.SetMaxIdleConns(o.MaxOpenConns)
+	pool.SetConnMaxLifetime(o.ConnMaxLifetime)
+	s.pools = []*stdsql.DB{pool}
+	s.writer, err = wrap(mysql.New(mysql.Config{Conn: pool, DSNConfig: cfg, SkipInitializeWithVersion: true}))
+	s.reader = s.writer
+	return err
+}
+
+// sessionConnector sets up every new connection. Not in the DSN, because the variable of the
+// isolation level has one name in MySQL and another in MariaDB; this statement is the same.
+type sessionConnector struct{ driver.Connector }
+
+// READ COMMITTED: a transaction that waited for a conversation's lock must see what the one before
+// it committed, and no gap is locked.
+var sessionSetup = []string{
+	"SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED",
+	"SET SESSION sql_mode = 'STRICT_ALL_TABLES'",
+}
+
+func (c sessionConnector) Connect(ctx context.Context) (driver.Conn, error) {
+	conn, err := c.Connector.Connect(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, statement := range sessionSetup {
+		if _, err := conn.(driver.ExecerContext).ExecContext(ctx, statement, nil); err != nil {
+			_ = conn.Close()
+			return nil, fmt.Errorf("set up connection: %w", err)
+		}
+	}
+	return conn, nil
+}
+
+// openSQLite opens one connection for writing, whose transactions are locked from BEGIN on so that
+// none fails half-way for lack of the lock, and others for reading beside it.
+func (s *Store) openSQLite(o Options) (err error) {
+	if s.writer, err = s.sqlitePool(o.DSN, "immediate", 1); err != nil {
+		return err
+	}
+	s.reader, err = s.sqlitePool(o.DSN, "deferred", max(4, runtime.GOMAXPROCS(0)))
+	return err
+}
+
+func (s *Store) sqlitePool(path, txlock string, conns int) (*gorm.DB, error) {
+	if path == "" || path == ":memory:" {
+		return nil, errors.New("sqlite needs a file")
+	}
+	query := url.Values{
+		// FULL: a commit has reached the disk before the sender is told (I1).
+		"_pragma": {"busy_timeout(5000)", "journal_mode(WAL)", "synchronous(FULL)"},
+		"_txlock": {txlock},
+	}
+	dsn := "file:" + (&url.URL{Path: path}).EscapedPath() + "?" + query.Encode()
+	pool, err := stdsql.Open(sqlite.DriverName, dsn)
+	if err != nil {
+		return nil, err
+	}
+	pool.SetMaxOpenConns(conns)
+	pool.SetMaxIdleConns(conns)
+	s.pools = append(s.pools, pool)
+	return wrap(&sqlite.Dialector{Conn: pool})
+}
+
+// octets is a string that is bound and stored as bytes: compared byte by byte everywhere.
+type octets string
+
+// Value implements driver.Valuer.
+func (b octets) Value() (driver.Value, error) { return []byte(b), nil }
+
+// Scan implements sql.Scanner; NULL is "".
+func (b *octets) Scan(src any) error {
+	switch v := src.(type) {
+	case nil:
+		*b = ""
+	case []byte:
+		*b = octets(v)
+	case string:
+		*b = octets(v)
+	default:
+		return fmt.Errorf("cannot scan %T into octets", src)
+	}
+	return nil
+}

@@ -1,0 +1,257 @@
+package sql
+
+import (
+	"cmp"
+	"container/heap"
+	"context"
+	stdsql "database/sql"
+	"fmt"
+	"slices"
+	"strings"
+
+	"gorm.io/gorm"
+
+	"github.com/hermod-im/hermod/storage"
+)
+
+// Index implements storage.Messages: the unread spans of the account's conversations, merged by
+// message id.
+func (s *Store) Index(ctx context.Context, app, account string, after int64, limit int) ([]storage.IndexEntry, error) {
+	db := s.reader.WithContext(ctx)
+	var list []membership
+	var starts []int64
+	var err error
+	if after <= 0 {
+		if list, err = s.memberships(db, app, account, "m.ack_seq", "c.last_seq > m.ack_seq"); err == nil {
+			for _, m := range list {
+				starts = append(starts, max(m.ackSeq, m.joinedSeq))
+			}
+		}
+	} else if list, err = s.memberships(db, app, account, "0", "c.last_message_id > ?", after); err == nil {
+		for _, m := range list {
+			starts = append(starts, m.joinedSeq)
+		}
+		starts, err = s.seqsUpTo(db, list, starts, after)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("index: %w", err)
+	}
+	entries, err := s.merge(db, account, list, starts, limit)
+	if err != nil {
+		return nil, fmt.Errorf("index: %w", err)
+	}
+	return entries, nil
+}
+
+// seqsUpTo returns for each conversation the highest seq whose message id is not above id, at
+// least its floor: a search in all of them at once, which gallops from the newest message back
+// and then halves. The conversations' last messages must be above id.
+func (s *Store) seqsUpTo(db *gorm.DB, list []membership, floors []int64, id int64) ([]int64, error) {
+	type search struct{ low, high int64 } // the id at low is not above, or low is the floor; that at high is
+	searches := make([]search, len(list))
+	place := make(map[int64]int, len(list))
+	for i, m := range list {
+		searches[i] = search{floors[i], m.lastSeq}
+		place[m.conversation] = i
+	}
+	for step := int64(1); ; step *= 4 {
+		var probes []span
+		for i, r := range searches {
+			if r.high-r.low > 1 {
+				probe := max(r.high-step, r.low+(r.high-r.low)/2)
+				probes = append(probes, span{list[i].conversation, probe - 1, probe})
+			}
+		}
+		if len(probes) == 0 {
+			break
+		}
+		err := s.entries(db, probes, func(e storage.IndexEntry) {
+			r := &searches[place[e.Conversation]]
+			if e.ID <= id {
+				r.low = e.Seq
+			} else {
+				r.high = e.Seq
+			}
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	found := make([]int64, len(list))
+	for i, r := range searches {
+		found[i] = r.low
+	}
+	return found, nil
+}
+
+// entries calls f with the index entries of the spans, in seq order within a conversation; Kind and Peer are not set.
+func (s *Store) entries(db *gorm.DB, spans []span, f func(storage.IndexEntry)) error {
+	for part := range slices.Chunk(spans, chunk) {
+		where, args := whereSpans(part)
+		err := s.query(db, func(rows *stdsql.Rows) error {
+			var e storage.IndexEntry
+			err := rows.Scan(&e.Conversation, &e.Seq, &e.ID, (*octets)(&e.Sender), &e.SendTime)
+			if err == nil {
+				f(e)
+			}
+			return err
+		}, "SELECT conversation_id, seq, message_id, sender, send_time FROM messages"+s.dialect.index("PRIMARY")+
+			" WHERE "+where+" ORDER BY conversation_id, seq", args...)
+		if err != nil {
+			return fmt.Errorf("read index: %w", err)
+		}
+	}
+	return nil
+}
+
+// run is the part of one conversation that merge has read and not yet given out.
+type run struct {
+	membership
+	entries []storage.IndexEntry
+	next    int64 // seq before the first that is not read
+	size    int64 // of the last read
+}
+
+// runs is a heap by the id of the first entry.
+type runs []*run
+
+func (r runs) Len() int           { return len(r) }
+func (r runs) Less(i, j int) bool { return r[i].entries[0].ID < r[j].entries[0].ID }
+func (r runs) Swap(i, j int)      { r[i], r[j] = r[j], r[i] }
+func (r *runs) Push(x any)        { *r = append(*r, x.(*run)) }
+func (r *runs) Pop() any {
+	last := (*r)[len(*r)-1]
+	*r = (*r)[:len(*r)-1]
+	return last
+}
+
+// merge returns the limit oldest entries above the starts. It reads a little of each conversation
+// and more of those that turn out to need it, so that what it reads is in proportion to what it returns.
+func (s *Store) merge(db *gorm.DB, account string, list []membership, starts []int64, limit int) ([]storage.IndexEntry, error) {
+	if len(list) == 0 || limit <= 0 {
+		return nil, nil
+	}
+	first := int64(max(8, 2*limit/len(list)))
+	all := make([]*run, len(list))
+	for i, m := range list {
+		all[i] = &run{membership: m, next: starts[i], size: first / 2}
+	}
+	if err := s.fill(db, all); err != nil {
+		return nil, err
+	}
+	queue := runs(slices.DeleteFunc(all, func(r *run) bool { return len(r.entries) == 0 }))
+	heap.Init(&queue)
+	out := make([]storage.IndexEntry, 0, min(limit, 1024))
+	for len(queue) > 0 && len(out) < limit {
+		r := queue[0]
+		e := r.entries[0]
+		e.Kind, e.Peer = r.kind, r.peer(account)
+		out = append(out, e)
+		if r.entries = r.entries[1:]; len(r.entries) == 0 {
+			if err := s.fill(db, []*run{r}); err != nil {
+				return nil, err
+			}
+		}
+		if len(r.entries) == 0 {
+			heap.Pop(&queue)
+		} else {
+			heap.Fix(&queue, 0)
+		}
+	}
+	return out, nil
+}
+
+// fill reads the next entries of the runs, twice as many as the last time.
+func (s *Store) fill(db *gorm.DB, all []*run) error {
+	var spans []span
+	byID := make(map[int64]*run, len(all))
+	for _, r := range all {
+		r.size *= 2
+		to := min(r.next+r.size, r.lastSeq)
+		if to > r.next {
+			spans = append(spans, span{r.conversation, r.next, to})
+			byID[r.conversation] = r
+			r.next = to
+		}
+	}
+	return s.entries(db, spans, func(e storage.IndexEntry) {
+		r := byID[e.Conversation]
+		r.entries = append(r.entries, e)
+	})
+}
+
+// Ack implements storage.Messages.
+func (s *Store) Ack(ctx context.Context, app, account string, messageID int64) error {
+	db := s.reader.WithContext(ctx)
+	at := span{}
+	err := s.query(db, func(rows *stdsql.Rows) error { return rows.Scan(&at.conversation, &at.to) },
+		"SELECT m.conversation_id, m.seq FROM messages m"+s.dialect.index("messages_id")+" "+s.dialect.straight+
+			" members r ON r.conversation_id = m.conversation_id AND r.account = ?"+
+			" WHERE r.app = ? AND r.joined_seq < m.seq AND m.message_id = ?", []byte(account), []byte(app), messageID)
+	if err == nil && at.conversation == 0 {
+		return storage.ErrNoMessage
+	}
+	var list []membership
+	if err == nil {
+		list, err = s.memberships(db, app, account, "m.ack_seq", "c.last_seq > m.ack_seq")
+	}
+	if err == nil {
+		err = s.ackAll(db, account, list, at, messageID)
+	}
+	if err != nil {
+		return fmt.Errorf("ack: %w", err)
+	}
+	return nil
+}
+
+// ackAll moves the ack of the message's own conversation to its seq, and that of each other one
+// to its last message that is not newer.
+func (s *Store) ackAll(db *gorm.DB, account string, list []membership, at span, messageID int64) error {
+	var acks []span // to: the new ack
+	var partly []membership
+	var floors []int64
+	for _, m := range list {
+		switch {
+		case m.conversation == at.conversation:
+			acks = append(acks, span{m.conversation, m.ackSeq, at.to})
+		case m.lastID <= messageID:
+			acks = append(acks, span{m.conversation, m.ackSeq, m.lastSeq})
+		default:
+			partly = append(partly, m)
+			floors = append(floors, m.ackSeq)
+		}
+	}
+	seqs, err := s.seqsUpTo(db, partly, floors, messageID)
+	if err != nil {
+		return err
+	}
+	for i, m := range partly {
+		acks = append(acks, span{m.conversation, m.ackSeq, seqs[i]})
+	}
+	acks = slices.DeleteFunc(acks, func(a span) bool { return a.to <= a.from })
+	if len(acks) == 0 {
+		return nil
+	}
+	slices.SortFunc(acks, func(a, b span) int { return cmp.Compare(a.conversation, b.conversation) })
+	return s.transact(db.Statement.Context, func(tx *gorm.DB) error { return s.moveAcks(tx, account, acks) })
+}
+
+// moveAcks never moves one back, whatever another device has acknowledged meanwhile.
+func (s *Store) moveAcks(tx *gorm.DB, account string, acks []span) error {
+	for part := range slices.Chunk(acks, chunk) {
+		args := make([]any, 0, 3*len(part)+1)
+		for _, a := range part {
+			args = append(args, a.conversation, a.to)
+		}
+		args = append(args, []byte(account))
+		for _, a := range part {
+			args = append(args, a.conversation)
+		}
+		err := s.exec(tx, "UPDATE members SET ack_seq = "+s.dialect.greatest+"(ack_seq, CASE conversation_id"+
+			strings.Repeat(" WHEN ? THEN ?", len(part))+" END) WHERE account = ? AND conversation_id IN ("+marks(len(part))+")", args...)
+		if err != nil {
+			return fmt.Errorf("move acks: %w", err)
+		}
+	}
+	return nil
+}
