@@ -69,7 +69,7 @@ type Database struct {
 // Sessions keep where each device is connected.
 type Sessions struct {
 	Driver string        `koanf:"driver" doc:"redis, or memory for services within one process."`
-	Lease  time.Duration `koanf:"lease" doc:"How long the sessions of a gateway that died remain; gateways renew every third of it. At least 3s."`
+	Lease  time.Duration `koanf:"lease" doc:"How long the sessions of a gateway that died remain; gateways have them renewed every third of it. At least 3s."`
 	Redis  Redis         `koanf:"redis"`
 }
 

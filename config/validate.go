@@ -150,13 +150,11 @@ func (c Config) validateRequired(v *validation, roles []Role) {
 			v.required("registry.consul.address", c.Registry.Consul.Address)
 		}
 	}
-	if is(RoleGateway, RoleLogic) {
-		c.validateRedis(v)
-	}
 	if is(RoleGateway) {
 		v.check("gateway.ws", c.Gateway.WS != "" || c.Gateway.TCP != "", "and gateway.tcp are both empty: set at least one")
 	}
 	if is(RoleLogic) {
+		c.validateRedis(v)
 		v.required("logic.listen", c.Logic.Listen)
 		v.check("ids.node", c.IDs.Node >= 0 || c.Registry.Driver != DriverMemory,
 			"is -1, but registry.driver memory leases no numbers: set 0 to %d", maxIDNode)
