@@ -17,6 +17,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/hermod-im/hermod/naming"
+	"github.com/hermod-im/hermod/naming/memory"
 	"github.com/hermod-im/hermod/router"
 	"github.com/hermod-im/hermod/wire/token"
 )
@@ -230,6 +231,30 @@ func TestNoGateways(t *testing.T) {
 
 	f.publish(nil)
 	unavailable()
+}
+
+// The registry went away and took all gateways with it, though none had stopped (flaw 19).
+func TestKeepsTheListWhileTheRegistryIsDown(t *testing.T) {
+	registry := memory.NewRegistry()
+	gateways, names := registry.Client(), registry.Client()
+	defer gateways.Close()
+	defer names.Close()
+	require.NoError(t, gateways.Register(t.Context(), gateway("a", naming.StateReady, "")))
+
+	r, err := router.New(router.Config{Secret: secret}, names, nil)
+	require.NoError(t, err)
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error)
+	go func() { ended <- r.Run(ctx) }()
+	require.Eventually(t, func() bool { return r.Ready(ctx) == nil }, 10*time.Second, time.Millisecond)
+
+	registry.SetDown(true)
+	f := fixture{Router: r, url: "http://" + r.Addr().String()}
+	require.Equal(t, []string{"ws://a"}, f.lookup(t, "").Domains)
+
+	http.DefaultClient.CloseIdleConnections()
+	cancel()
+	require.NoError(t, <-ended)
 }
 
 func TestMetrics(t *testing.T) {
