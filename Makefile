@@ -5,7 +5,7 @@ SHELL       := /bin/bash
 MAKEFLAGS   += --no-print-directory
 
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
-LDFLAGS := -s -w -X main.version=$(VERSION)
+LDFLAGS := -s -w -X github.com/hermod-im/hermod/cmd/internal/cli.version=$(VERSION)
 
 # What is expensive to make is kept between checkouts: the Consul agent, MySQL 9, an empty MariaDB.
 HERMOD_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/hermod

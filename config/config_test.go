@@ -248,9 +248,9 @@ func TestValidate(t *testing.T) {
 
 func TestValidateTellsEverythingAtOnce(t *testing.T) {
 	c := config.Default()
-	c.Log.Level, c.Limits.MaxGroups, c.Gateway.ReadWait = "loud", 0, -1
+	c.Log.Level, c.Limits.MaxDevices, c.Gateway.ReadWait = "loud", 0, -1
 	err := c.Validate(config.RoleRouter)
-	for _, key := range []string{"log.level", "limits.max_groups", "gateway.read_wait", "secret"} {
+	for _, key := range []string{"log.level", "limits.max_devices", "gateway.read_wait", "secret"} {
 		require.ErrorContains(t, err, key)
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/sirupsen/logrus"
 
@@ -142,7 +143,7 @@ func (b *Barrier) confirm(ctx context.Context) bool {
 	list, err := b.opts.Naming.Find(ctx, b.opts.Peers)
 	if err != nil {
 		b.setReason(fmt.Errorf("registry: %w", err))
-		b.Changed() // try again; Publish has waited for the registry
+		time.AfterFunc(publishMin, b.Changed)
 		return false
 	}
 	missing := b.opts.Missing(list)

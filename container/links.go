@@ -160,18 +160,20 @@ func (s *Links) linkChanged() {
 	s.opts.Changed()
 }
 
+// Key hashes what a request is about, for Select.
+func Key(part string) uint64 { return xxhash.Sum64String(part) }
+
 // Select returns the link for a key: by rendezvous hash over the nodes' names, so that a node that
 // comes or goes moves no other key (flaw 23). ErrNoPeer.
-func (s *Links) Select(key string) (*Link, error) {
+func (s *Links) Select(key uint64) (*Link, error) {
 	usable := *s.usable.Load()
 	if len(usable) == 1 {
 		return usable[0], nil
 	}
-	h := xxhash.Sum64String(key)
 	var best *Link
 	var bestScore uint64
 	for _, l := range usable {
-		score := mix(h ^ l.hash)
+		score := mix(key ^ l.hash)
 		if best == nil || score > bestScore || score == bestScore && l.peer > best.peer {
 			best, bestScore = l, score
 		}
