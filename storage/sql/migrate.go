@@ -17,8 +17,12 @@ import (
 //go:embed migrations
 var migrations embed.FS
 
-// migrateLock is how long one `hermod migrate` waits for another, in seconds.
-const migrateLock = 60
+// migrateLock names the lock of migrations, within the 64 characters that a server's lock name may
+// have (MySQL 9 has no MD5), and migrateWait is how long one `hermod migrate` waits for another, in seconds.
+const (
+	migrateLock = "CONCAT('hermod migrate ', LEFT(SHA2(DATABASE(), 256), 32))"
+	migrateWait = 60
+)
 
 // ErrSchema: the database's schema is not the one that this program needs. The error says what to do.
 var ErrSchema = errors.New("database schema")
@@ -64,7 +68,7 @@ func (s *Store) lockMigrations(ctx context.Context) (unlock func() error, err er
 		return nil, err
 	}
 	var got stdsql.NullInt64
-	err = conn.QueryRowContext(ctx, "SELECT GET_LOCK(CONCAT('hermod migrate ', MD5(DATABASE())), ?)", migrateLock).Scan(&got)
+	err = conn.QueryRowContext(ctx, "SELECT GET_LOCK("+migrateLock+", ?)", migrateWait).Scan(&got)
 	if err == nil && got.Int64 != 1 {
 		err = errors.New("another migration is running")
 	}
@@ -72,7 +76,7 @@ func (s *Store) lockMigrations(ctx context.Context) (unlock func() error, err er
 		return nil, errors.Join(err, conn.Close())
 	}
 	return func() error {
-		_, err := conn.ExecContext(context.WithoutCancel(ctx), "DO RELEASE_LOCK(CONCAT('hermod migrate ', MD5(DATABASE())))")
+		_, err := conn.ExecContext(context.WithoutCancel(ctx), "DO RELEASE_LOCK("+migrateLock+")")
 		return errors.Join(err, conn.Close())
 	}, nil
 }
