@@ -1,0 +1,316 @@
+// Package redis keeps sessions in Redis, alone or behind Sentinel, for the nodes of a cluster.
+//
+// Keys, with app and account as they are, so any bytes:
+//
+//	hermod:s:<len(app)>:<app>:<account>  hash: device → session (see encode); expires long after the last login or restore
+//	hermod:g:<gateway>                   the gateway's lease: exists while it runs
+//
+// Every change of a session is one script, so two logins or a login and a logout of one device
+// never overlap. Redis may lose all of it: leases then come back within a third of themselves, and
+// gateways whose lease was not there restore their sessions.
+package redis
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/go-redis/redis/v8"
+
+	"github.com/hermod-im/hermod/storage"
+)
+
+const (
+	sessionPrefix = "hermod:s:"
+	leasePrefix   = "hermod:g:"
+
+	// defaultSessionTTL is what is left of an account of which nothing is heard. Gateways restore
+	// their live sessions more often than that.
+	defaultSessionTTL = 48 * time.Hour
+	// defaultTimeout bounds dialling and each command, instead of a ctx that costs a goroutine a command.
+	defaultTimeout = 3 * time.Second
+	// defaultLivenessCache is how long an ended lease may still be believed to run.
+	defaultLivenessCache = time.Second
+	// batchSize is how many keys a pipeline or script handles at most.
+	batchSize = 256
+)
+
+// Options of the store. The zero value is Redis on 127.0.0.1:6379.
+type Options struct {
+	// Addr is host:port. Defaults to 127.0.0.1:6379. Not used with SentinelMaster.
+	Addr               string
+	Username, Password string
+	DB                 int
+	// SentinelMaster is the name of the master that the Sentinels at SentinelAddrs know.
+	SentinelMaster   string
+	SentinelAddrs    []string
+	SentinelPassword string
+	// DialTimeout and Timeout (of reading and of writing) default to 3 s.
+	DialTimeout, Timeout time.Duration
+	// PoolSize bounds the connections. Defaults to go-redis's 10 per CPU.
+	PoolSize int
+	// SessionTTL is after how long without a login or restore an account's sessions are forgotten.
+	// Defaults to 48 h; must be well above the interval at which gateways restore.
+	SessionTTL time.Duration
+	// LivenessCache is how long Find remembers that a gateway's lease runs. Defaults to 1 s.
+	LivenessCache time.Duration
+}
+
+func (o Options) withDefaults() Options {
+	if o.Addr == "" {
+		o.Addr = "127.0.0.1:6379"
+	}
+	for d, fallback := range map[*time.Duration]time.Duration{
+		&o.DialTimeout: defaultTimeout, &o.Timeout: defaultTimeout,
+		&o.SessionTTL: defaultSessionTTL, &o.LivenessCache: defaultLivenessCache,
+	} {
+		if *d <= 0 {
+			*d = fallback
+		}
+	}
+	return o
+}
+
+func (o Options) client() *redis.Client {
+	if o.SentinelMaster != "" {
+		return redis.NewFailoverClient(&redis.FailoverOptions{
+			MasterName: o.SentinelMaster, SentinelAddrs: o.SentinelAddrs, SentinelPassword: o.SentinelPassword,
+			Username: o.Username, Password: o.Password, DB: o.DB, PoolSize: o.PoolSize,
+			DialTimeout: o.DialTimeout, ReadTimeout: o.Timeout, WriteTimeout: o.Timeout,
+		})
+	}
+	return redis.NewClient(&redis.Options{
+		Addr: o.Addr, Username: o.Username, Password: o.Password, DB: o.DB, PoolSize: o.PoolSize,
+		DialTimeout: o.DialTimeout, ReadTimeout: o.Timeout, WriteTimeout: o.Timeout,
+	})
+}
+
+// Sessions is storage.Sessions in Redis. Safe for concurrent use.
+type Sessions struct {
+	client *redis.Client
+	ttl    time.Duration
+	fresh  time.Duration
+
+	mu   sync.Mutex
+	live map[string]time.Time // until when a gateway's lease is believed to run; never that it has ended
+}
+
+var _ storage.Sessions = (*Sessions)(nil)
+
+// NewSessions returns a store on the Redis of the options. It does not connect yet: see Ping.
+func NewSessions(o Options) *Sessions {
+	o = o.withDefaults()
+	return &Sessions{client: o.client(), ttl: o.SessionTTL, fresh: o.LivenessCache, live: make(map[string]time.Time)}
+}
+
+// detach is ctx without its end: go-redis needs a goroutine for a command that can be cancelled,
+// and the client's timeouts bound it anyway.
+func detach(ctx context.Context) (context.Context, error) {
+	return context.WithoutCancel(ctx), ctx.Err()
+}
+
+func accountKey(app, account string) string {
+	return sessionPrefix + strconv.Itoa(len(app)) + ":" + app + ":" + account
+}
+
+// Login implements storage.Sessions.
+func (s *Sessions) Login(ctx context.Context, session storage.Session) (*storage.Session, error) {
+	ctx, err := detach(ctx)
+	if err != nil {
+		return nil, err
+	}
+	old, err := loginScript.Run(ctx, s.client, []string{accountKey(session.App, session.Account)},
+		session.Device, encode(session), s.ttl.Milliseconds(), leasePrefix).Text()
+	if err == redis.Nil {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("redis: login: %w", err)
+	}
+	displaced, err := decode(session.App, session.Account, session.Device, old)
+	if err != nil {
+		return nil, fmt.Errorf("redis: login: %w", err)
+	}
+	return &displaced, nil
+}
+
+// Logout implements storage.Sessions.
+func (s *Sessions) Logout(ctx context.Context, app, account, device, channel string) (bool, error) {
+	ctx, err := detach(ctx)
+	if err != nil {
+		return false, err
+	}
+	removed, err := logoutScript.Run(ctx, s.client, []string{accountKey(app, account)}, device, channel).Int()
+	if err != nil {
+		return false, fmt.Errorf("redis: logout: %w", err)
+	}
+	return removed == 1, nil
+}
+
+// Find implements storage.Sessions.
+func (s *Sessions) Find(ctx context.Context, keys []storage.AccountKey) ([][]storage.Session, error) {
+	ctx, err := detach(ctx)
+	if err != nil {
+		return nil, err
+	}
+	found := make([][]storage.Session, 0, len(keys))
+	for part := range slices.Chunk(keys, batchSize) {
+		sessions, err := s.read(ctx, part)
+		if err != nil {
+			return nil, fmt.Errorf("redis: find: %w", err)
+		}
+		found = append(found, sessions...)
+	}
+	if err := s.keepLive(ctx, found); err != nil {
+		return nil, fmt.Errorf("redis: find: %w", err)
+	}
+	return found, nil
+}
+
+// read returns the stored sessions of each key, whatever their leases.
+func (s *Sessions) read(ctx context.Context, keys []storage.AccountKey) ([][]storage.Session, error) {
+	commands := make([]*redis.StringStringMapCmd, len(keys))
+	pipe := s.client.Pipeline()
+	for i, key := range keys {
+		commands[i] = pipe.HGetAll(ctx, accountKey(key.App, key.Account))
+	}
+	if _, err := pipe.Exec(ctx); err != nil {
+		return nil, err
+	}
+	found := make([][]storage.Session, len(keys))
+	for i, key := range keys {
+		for device, value := range commands[i].Val() {
+			session, err := decode(key.App, key.Account, device, value)
+			if err != nil {
+				return nil, err
+			}
+			found[i] = append(found[i], session)
+		}
+		slices.SortFunc(found[i], func(a, b storage.Session) int { return strings.Compare(a.Device, b.Device) })
+	}
+	return found, nil
+}
+
+// keepLive removes the sessions whose gateway's lease has ended. Running leases are remembered for
+// a moment; ended ones are not, because a login right after the lease's renewal must be found.
+func (s *Sessions) keepLive(ctx context.Context, found [][]storage.Session) error {
+	live := make(map[string]bool)
+	var unknown []string
+	now := time.Now()
+	s.mu.Lock()
+	for _, sessions := range found {
+		for _, session := range sessions {
+			if _, seen := live[session.Gateway]; seen {
+				continue
+			}
+			live[session.Gateway] = now.Before(s.live[session.Gateway])
+			if !live[session.Gateway] {
+				unknown = append(unknown, session.Gateway)
+			}
+		}
+	}
+	s.mu.Unlock()
+	if len(unknown) > 0 {
+		if err := s.askLeases(ctx, unknown, live); err != nil {
+			return err
+		}
+	}
+	for i, sessions := range found {
+		found[i] = slices.DeleteFunc(sessions, func(x storage.Session) bool { return !live[x.Gateway] })
+	}
+	return nil
+}
+
+// askLeases finds out which of the gateways' leases run.
+func (s *Sessions) askLeases(ctx context.Context, gateways []string, live map[string]bool) error {
+	asked := time.Now()
+	left := make([]*redis.DurationCmd, len(gateways))
+	pipe := s.client.Pipeline()
+	for i, gateway := range gateways {
+		left[i] = pipe.PTTL(ctx, leasePrefix+gateway)
+	}
+	if _, err := pipe.Exec(ctx); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for i, gateway := range gateways {
+		ttl := left[i].Val()
+		if ttl <= 0 {
+			delete(s.live, gateway)
+			continue
+		}
+		live[gateway] = true
+		s.live[gateway] = asked.Add(min(ttl, s.fresh))
+	}
+	return nil
+}
+
+// RenewLease implements storage.Sessions.
+func (s *Sessions) RenewLease(ctx context.Context, gateway string, ttlMillis int64) (bool, error) {
+	ctx, err := detach(ctx)
+	if err != nil {
+		return false, err
+	}
+	existed, err := renewScript.Run(ctx, s.client, []string{leasePrefix + gateway}, ttlMillis).Int()
+	if err != nil {
+		return false, fmt.Errorf("redis: renew lease: %w", err)
+	}
+	return existed == 1, nil
+}
+
+// Restore implements storage.Sessions.
+func (s *Sessions) Restore(ctx context.Context, sessions []storage.Session) ([]storage.Session, error) {
+	ctx, err := detach(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var displaced []storage.Session
+	for part := range slices.Chunk(sessions, batchSize) {
+		keys := make([]string, len(part))
+		args := make([]any, 0, 2+2*len(part))
+		args = append(args, s.ttl.Milliseconds(), leasePrefix)
+		for i, session := range part {
+			keys[i] = accountKey(session.App, session.Account)
+			args = append(args, session.Device, encode(session))
+		}
+		lost, err := restoreScript.Run(ctx, s.client, keys, args...).Int64Slice()
+		if err != nil {
+			return nil, fmt.Errorf("redis: restore: %w", err)
+		}
+		for _, i := range lost {
+			displaced = append(displaced, part[i-1])
+		}
+	}
+	return displaced, nil
+}
+
+// EndLease implements storage.Sessions. Other nodes may take up to Options.LivenessCache to notice.
+func (s *Sessions) EndLease(ctx context.Context, gateway string) error {
+	ctx, err := detach(ctx)
+	if err != nil {
+		return err
+	}
+	if err := s.client.Del(ctx, leasePrefix+gateway).Err(); err != nil {
+		return fmt.Errorf("redis: end lease: %w", err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.live, gateway)
+	return nil
+}
+
+// Ping implements storage.Sessions.
+func (s *Sessions) Ping(ctx context.Context) error {
+	if err := s.client.Ping(ctx).Err(); err != nil {
+		return fmt.Errorf("redis: ping: %w", err)
+	}
+	return nil
+}
+
+// Close implements storage.Sessions.
+func (s *Sessions) Close() error { return s.client.Close() }
