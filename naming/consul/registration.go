@@ -22,6 +22,9 @@ const (
 	renewalsPerTTL = 3
 	// retryMin is the first pause after a failed renewal.
 	retryMin = 100 * time.Millisecond
+	// retriesPerTTL bounds the later ones: a lease begins when the agent starts, and it answers only
+	// some time after that.
+	retriesPerTTL = 10
 )
 
 // registration keeps one instance in the registry.
@@ -48,7 +51,7 @@ func (r *registration) keep(ctx context.Context) {
 	defer close(r.done)
 	interval := r.client.opts.TTL / renewalsPerTTL
 	retry := &backoff.ExponentialBackOff{
-		InitialInterval: retryMin, RandomizationFactor: 0.5, Multiplier: 2, MaxInterval: interval,
+		InitialInterval: retryMin, RandomizationFactor: 0.5, Multiplier: 2, MaxInterval: r.client.opts.TTL / retriesPerTTL,
 	}
 	retry.Reset()
 	failing := false

@@ -19,7 +19,9 @@ const (
 	doubtful verdict = iota
 	// live: its lease runs.
 	live
-	// gone: it deregistered, or its lease ran out under an agent that was there to see it.
+	// expired: its lease ran out under an agent that was there to see it.
+	expired
+	// gone: it deregistered.
 	gone
 )
 
@@ -44,7 +46,7 @@ func (c *Client) judge(e *api.ServiceEntry) verdict {
 		case check.Status == api.HealthPassing:
 			v = live
 		case strings.HasPrefix(check.Output, expiredOutput):
-			v = gone
+			v = expired
 		}
 	}
 	return v
@@ -56,6 +58,9 @@ type view struct {
 	grace time.Duration
 	peers map[string]*peer
 	told  bool // the subscriber has been called
+
+	gap     bool      // there has been no answer since an interruption
+	resumed time.Time // the first answer after the last interruption; zero before any
 }
 
 // peer is an instance that the subscriber knows.
@@ -79,6 +84,9 @@ type sighting struct {
 func (v *view) update(answer []sighting, now time.Time) (changed bool, wait time.Duration) {
 	changed = !v.told
 	v.told = true
+	if v.gap {
+		v.gap, v.resumed = false, now
+	}
 	found := map[string]sighting{}
 	for _, s := range answer {
 		found[s.ID] = s
@@ -91,7 +99,8 @@ func (v *view) update(answer []sighting, now time.Time) (changed bool, wait time
 		switch s := found[id]; {
 		case s.verdict == live:
 			p.lost = time.Time{}
-		case s.verdict == gone, !p.lost.IsZero() && now.Sub(p.lost) >= v.grace:
+		case s.verdict == gone, s.verdict == expired && now.Sub(v.resumed) >= v.grace,
+			!p.lost.IsZero() && now.Sub(p.lost) >= v.grace:
 			delete(v.peers, id)
 			changed = true
 		default:
@@ -106,9 +115,10 @@ func (v *view) update(answer []sighting, now time.Time) (changed bool, wait time
 	return changed, wait
 }
 
-// interrupted says that Consul's answers have a gap: what is missing afterwards has had no chance
-// to come back yet.
+// interrupted says that Consul's answers have a gap: what is missing afterwards, or expired because
+// the agent took long to start, has had no chance to come back yet.
 func (v *view) interrupted() {
+	v.gap = true
 	for _, p := range v.peers {
 		p.lost = time.Time{}
 	}

@@ -26,10 +26,10 @@ func TestJudge(t *testing.T) {
 		{"joining", naming.StateJoining, api.HealthChecks{
 			node, check("alive:1", api.HealthPassing, ""), check("ready:1", api.HealthCritical, ""),
 		}, live},
-		{"expired", naming.StateReady, api.HealthChecks{node, check("alive:1", api.HealthCritical, "TTL expired")}, gone},
+		{"expired", naming.StateReady, api.HealthChecks{node, check("alive:1", api.HealthCritical, "TTL expired")}, expired},
 		{"expired with output", naming.StateReady, api.HealthChecks{
 			check("alive:1", api.HealthCritical, "TTL expired (last output before timeout follows): x"),
-		}, gone},
+		}, expired},
 		{"agent restarted", naming.StateReady, api.HealthChecks{node, check("alive:1", api.HealthCritical, "")}, doubtful},
 		{"agent unreachable", naming.StateReady, api.HealthChecks{
 			check("alive:1", api.HealthPassing, ""), check(nodeCheck, api.HealthCritical, ""),
@@ -55,7 +55,7 @@ func TestView(t *testing.T) {
 	const grace = 15 * time.Second
 	type step struct {
 		at        int    // seconds
-		answer    string // "a" live, "a?" doubtful, "a!" gone; "interrupted"
+		answer    string // "a" live, "a?" doubtful, "a-" expired, "a!" gone; "interrupted"
 		want      string // the list
 		unchanged bool
 		wait      int // seconds
@@ -70,7 +70,8 @@ func TestView(t *testing.T) {
 			{at: 1, answer: "a b c", want: "a b c"},
 			{at: 2, answer: "a b! c", want: "a c"},
 			{at: 3, answer: "a c", want: "a c", unchanged: true},
-			{at: 4, answer: "a! c!", want: ""},
+			{at: 4, answer: "a- c", want: "c"},
+			{at: 5, answer: "a- c-", want: ""},
 		}},
 		{"doubtful and unknown is not told", []step{{at: 0, answer: "a b?", want: "a"}, {at: 1, answer: "a b", want: "a b"}}},
 		{"lost and found again", []step{
@@ -92,6 +93,14 @@ func TestView(t *testing.T) {
 			{at: 90, answer: "interrupted"},
 			{at: 91, answer: "a", want: "a b", unchanged: true, wait: 15},
 			{at: 106, answer: "a", want: "a"},
+		}},
+		{"expired after an outage", []step{
+			{at: 0, answer: "a b c", want: "a b c"},
+			{at: 1, answer: "interrupted"},
+			{at: 60, answer: "a b- c!", want: "a b", unchanged: false, wait: 15},
+			{at: 62, answer: "a- b", want: "a b", unchanged: true, wait: 15},
+			{at: 63, answer: "a b", want: "a b", unchanged: true},
+			{at: 75, answer: "a- b", want: "b"},
 		}},
 	}
 	for _, test := range tests {
@@ -134,10 +143,12 @@ func sightings(answer string) []sighting {
 		switch {
 		case strings.HasSuffix(word, "?"):
 			s.verdict = doubtful
+		case strings.HasSuffix(word, "-"):
+			s.verdict = expired
 		case strings.HasSuffix(word, "!"):
 			s.verdict = gone
 		}
-		s.Instance = naming.Instance{ID: strings.TrimRight(word, "?!"), State: naming.StateReady}
+		s.Instance = naming.Instance{ID: strings.TrimRight(word, "?-!"), State: naming.StateReady}
 		out = append(out, s)
 	}
 	return out
@@ -145,7 +156,9 @@ func sightings(answer string) []sighting {
 
 func TestNextIndex(t *testing.T) {
 	for _, test := range []struct{ last, got, want uint64 }{
-		{0, 5, 5}, {5, 5, 5}, {5, 9, 9},
+		{0, 5, 5},
+		{5, 5, 5},
+		{5, 9, 9},
 		{9, 5, 0}, // went back: Consul lost its state
 		{0, 0, 1}, // 0 would not wait
 	} {
