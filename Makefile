@@ -13,7 +13,7 @@ export HERMOD_CACHE
 CONSUL_VERSION := 1.13.9
 CONSUL         := $(HERMOD_CACHE)/bin/consul-$(CONSUL_VERSION)
 
-# PKG narrows test, TESTFLAGS adds to it: make test PKG=./naming/... TESTFLAGS='-run Consul -v'
+# PKG narrows test, TESTFLAGS adds to it: make test PKG=./naming/... TESTFLAGS='-run Restart -v'
 PKG          ?= ./...
 TESTFLAGS    ?=
 TEST_TIMEOUT ?= 12m
@@ -22,7 +22,7 @@ FUZZTIME     ?= 10s
 # Built, not `go run`: that would not pass a SIGTERM on.
 WITH_COMPONENTS = go build -o bin/ ./test/cmd/with-components && bin/with-components
 
-GO_FILES = git ls-files --cached --others --exclude-standard -- '*.go' ':!:*.pb.go'
+GO_FILES = find . -name '*.go' ! -name '*.pb.go' ! -path '*/node_modules/*'
 
 .DEFAULT_GOAL := help
 
@@ -51,10 +51,10 @@ test-short: ## The tests that need nothing but Go
 
 .PHONY: test-mysql
 test-mysql: install mysql9-root ## The storage contract on a real MySQL 9 (root only)
-	$(WITH_COMPONENTS) -only mysql,redis -mysql9 go test -timeout $(TEST_TIMEOUT) $(TESTFLAGS) ./storage/...
+	$(WITH_COMPONENTS) -only mysql -mysql9 go test -race -count=1 -timeout $(TEST_TIMEOUT) $(TESTFLAGS) ./storage/sql/...
 
 .PHONY: fuzz
-fuzz: ## Every fuzz test for FUZZTIME (10s)
+fuzz: ## Every fuzz test for FUZZTIME (10s, or a number of inputs: 10000x)
 	@test/fuzz.sh $(FUZZTIME)
 
 ##@ Check

@@ -1,10 +1,15 @@
 #!/bin/bash
-# Runs every fuzz test of the module for a while: test/fuzz.sh 10s
+# Runs every fuzz test of the module for a while, or for a number of inputs:
+#
+#   test/fuzz.sh 10s
+#   test/fuzz.sh 10000x
 set -euo pipefail
 
+for_each=${1:?how long}
 cd "$(dirname "$0")/.."
-git grep --untracked -hoP '^func \KFuzz\w+' -- '*_test.go' >/dev/null || { echo "no fuzz tests"; exit 0; }
-git grep --untracked -oP '^func \KFuzz\w+' -- '*_test.go' | while IFS=: read -r file name; do
+found=$(grep -roP --include='*_test.go' '^func \KFuzz\w+' . || true)
+while IFS=: read -r file name; do
+	[[ -n $name ]] || continue
 	echo "== $name in ${file%/*}"
-	go test -run '^$' -fuzz "^$name\$" -fuzztime "${1:?how long for each}" "./${file%/*}"
-done
+	go test -run '^$' -fuzz "^$name\$" -fuzztime "$for_each" "${file%/*}"
+done <<<"$found"

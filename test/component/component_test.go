@@ -4,10 +4,13 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"fmt"
 	"net"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -16,7 +19,64 @@ import (
 	"go.uber.org/goleak"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// envParent makes this test binary a program that starts a server and waits to be killed.
+const envParent = "HERMOD_TEST_PARENT"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(envParent) != "" {
+		parent()
+	}
+	goleak.VerifyTestMain(m)
+}
+
+func parent() {
+	p, err := StartRedis(context.Background(), "", RedisOptions{})
+	if err != nil {
+		fmt.Println(err)
+		os.Exit(1)
+	}
+	fmt.Println(p.Pid(), p.dir)
+	select {}
+}
+
+func TestServersDieWithTheirParent(t *testing.T) {
+	if testing.Short() || runtime.GOOS != "linux" {
+		t.Skip("starts a server, and needs Linux's parent-death signal")
+	}
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = append(os.Environ(), envParent+"=1")
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	var pid int
+	var dir string
+	_, err = fmt.Fscan(out, &pid, &dir)
+	if killErr := errors.Join(cmd.Process.Kill(), cmd.Wait()); err != nil {
+		t.Fatal(err, killErr)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	// Nobody may wait for a grandchild: ask until it is gone, or a zombie that init has not collected yet.
+	for running(pid) {
+		if t.Context().Err() != nil {
+			return
+		}
+		runtime.Gosched()
+	}
+}
+
+// running reports whether there is such a process, other than a zombie.
+func running(pid int) bool {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return false
+	}
+	_, state, _ := strings.Cut(string(stat), ") ")
+	return !strings.HasPrefix(state, "Z")
+}
 
 func start(t *testing.T, f func(context.Context) (*Process, error)) *Process {
 	t.Helper()
