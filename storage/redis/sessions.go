@@ -12,6 +12,7 @@ package redis
 
 import (
 	"context"
+	"crypto/tls"
 	"fmt"
 	"slices"
 	"strconv"
@@ -49,6 +50,8 @@ type Options struct {
 	SentinelMaster   string
 	SentinelAddrs    []string
 	SentinelPassword string
+	// TLS connects with TLS, verified against the system's certificates.
+	TLS bool
 	// DialTimeout and Timeout (of reading and of writing) default to 3 s.
 	DialTimeout, Timeout time.Duration
 	// PoolSize bounds the connections. Defaults to go-redis's 10 per CPU.
@@ -76,16 +79,20 @@ func (o Options) withDefaults() Options {
 }
 
 func (o Options) client() *redis.Client {
+	var secure *tls.Config
+	if o.TLS {
+		secure = &tls.Config{MinVersion: tls.VersionTLS12}
+	}
 	if o.SentinelMaster != "" {
 		return redis.NewFailoverClient(&redis.FailoverOptions{
 			MasterName: o.SentinelMaster, SentinelAddrs: o.SentinelAddrs, SentinelPassword: o.SentinelPassword,
 			Username: o.Username, Password: o.Password, DB: o.DB, PoolSize: o.PoolSize,
-			DialTimeout: o.DialTimeout, ReadTimeout: o.Timeout, WriteTimeout: o.Timeout,
+			DialTimeout: o.DialTimeout, ReadTimeout: o.Timeout, WriteTimeout: o.Timeout, TLSConfig: secure,
 		})
 	}
 	return redis.NewClient(&redis.Options{
 		Addr: o.Addr, Username: o.Username, Password: o.Password, DB: o.DB, PoolSize: o.PoolSize,
-		DialTimeout: o.DialTimeout, ReadTimeout: o.Timeout, WriteTimeout: o.Timeout,
+		DialTimeout: o.DialTimeout, ReadTimeout: o.Timeout, WriteTimeout: o.Timeout, TLSConfig: secure,
 	})
 }
 

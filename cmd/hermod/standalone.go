@@ -1,0 +1,150 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/hermod-im/hermod/admin"
+	"github.com/hermod-im/hermod/boot"
+	"github.com/hermod-im/hermod/cmd/internal/cli"
+	"github.com/hermod-im/hermod/config"
+)
+
+// standaloneFlags are the short forms of the keys that a newcomer wants to set.
+type standaloneFlags struct {
+	cli.ConfigFlags
+	data, ws, tcp, http, secret string
+	json                        bool
+}
+
+// defaultData is where standalone keeps its files.
+const defaultData = "./data"
+
+func standaloneCommand() *cobra.Command {
+	var f standaloneFlags
+	cmd := &cobra.Command{
+		Use:   "standalone",
+		Short: "Run a whole system in this process: gateway, logic and router",
+		Args:  cobra.NoArgs,
+		RunE:  func(cmd *cobra.Command, _ []string) error { return f.run(cmd.Context(), cmd.OutOrStdout()) },
+	}
+	flags := cmd.Flags()
+	flags.StringVar(&f.data, "data", defaultData, "folder of the database and the signing secret")
+	flags.StringVar(&f.ws, "ws", "", "address for WebSocket clients (default 127.0.0.1:8000); port 0 picks one")
+	flags.StringVar(&f.tcp, "tcp", "", "address for TCP clients (default 127.0.0.1:8001)")
+	flags.StringVar(&f.http, "http", "", "address of the router (default 127.0.0.1:8080)")
+	flags.StringVar(&f.secret, "secret", "", "signing secret; without it one is made and kept in the data folder")
+	flags.BoolVar(&f.json, "json", false, "print one line of JSON when ready, and nothing else, on standard output")
+	f.Add(cmd)
+	return cmd
+}
+
+func (f *standaloneFlags) run(ctx context.Context, out io.Writer) error {
+	c, err := f.config()
+	if err != nil {
+		return err
+	}
+	log, err := admin.NewLogger(c.Log.Level, c.Log.Format, os.Stderr)
+	if err != nil {
+		return err
+	}
+	env := &boot.Env{Log: log, Metrics: admin.NewRegistry(cli.Version()), Version: cli.Version()}
+	s, err := boot.NewStandalone(ctx, c, env)
+	if err != nil {
+		return err
+	}
+	port, err := boot.NewAdmin(c, env, s, s.Checks()...)
+	if err != nil {
+		_ = s.Close()
+		return err
+	}
+	go f.announce(ctx, out, s, port)
+	return boot.ServeWith(ctx, s, port)
+}
+
+func (f *standaloneFlags) config() (config.Config, error) {
+	base, err := boot.StandaloneConfig(f.data)
+	if err != nil {
+		return config.Config{}, err
+	}
+	var overrides []string
+	for _, o := range []struct{ key, value string }{
+		{"gateway.ws", f.ws}, {"gateway.tcp", f.tcp}, {"router.listen", f.http}, {"secret", f.secret},
+	} {
+		if o.value != "" {
+			overrides = append(overrides, o.key+"="+o.value)
+		}
+	}
+	c, err := f.Load(base, overrides)
+	if err != nil {
+		return config.Config{}, err
+	}
+	if c.Secret == "" {
+		if c.Secret, err = boot.StandaloneSecret(f.data); err != nil {
+			return config.Config{}, err
+		}
+	}
+	return c, c.Validate(config.RoleGateway, config.RoleLogic, config.RoleRouter)
+}
+
+// readyWait bounds the wait for readiness before something is said about it.
+const readyWait = 10 * time.Second
+
+// announce prints where to connect as soon as the system is ready.
+func (f *standaloneFlags) announce(ctx context.Context, out io.Writer, s *boot.Standalone, port *admin.Server) {
+	waiting, cancel := context.WithTimeout(ctx, readyWait)
+	defer cancel()
+	if err := boot.AwaitReady(waiting, s); err != nil {
+		if ctx.Err() == nil {
+			fmt.Fprintf(os.Stderr, "hermod: %v\n", err)
+		}
+		return
+	}
+	adminURL := ""
+	if port != nil {
+		adminURL = "http://" + port.Addr().String()
+	}
+	if f.json {
+		_ = json.NewEncoder(out).Encode(struct {
+			WS    string `json:"ws"`
+			TCP   string `json:"tcp"`
+			HTTP  string `json:"http"`
+			Admin string `json:"admin"`
+			PID   int    `json:"pid"`
+		}{s.Gateway.WS, s.Gateway.TCP, s.Router.URL(), adminURL, os.Getpid()})
+		return
+	}
+	secret := "--data " + f.data
+	if f.secret != "" {
+		secret = "--secret …"
+	}
+	fmt.Fprintf(out, banner, s.Gateway.WS, s.Gateway.TCP, s.Router.URL(), adminURL, f.data, secret)
+}
+
+const banner = `
+hermod is ready.
+
+  WebSocket  %s
+  TCP        %s
+  router     %s/api/lookup/{token}
+  admin      %s  (/healthz /readyz /metrics)
+  data       %s
+
+Chat in two other terminals:
+
+  hermod chat --as alice --to bob %[6]s
+  hermod chat --as bob --to alice %[6]s
+
+A token for a client of your own:
+
+  hermod token --account alice %[6]s
+
+Stop with Ctrl-C. ('hermod' is 'go run ./cmd/hermod' in a checkout.)
+
+`

@@ -1,0 +1,246 @@
+package cluster
+
+import (
+	"context"
+	"crypto/rand"
+	"database/sql"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+
+	_ "github.com/go-sql-driver/mysql" // the driver of the one statement below
+
+	"github.com/hermod-im/hermod/test/component"
+)
+
+// Options say what a Cluster consists of.
+type Options struct {
+	// Dir holds logs and the components' data. Required.
+	Dir string
+	// Gateways and Logics are numbers of nodes. Default to 2.
+	Gateways, Logics int
+	// Set is config keys for every node, as key=value.
+	Set []string
+	// BasePort, if not 0, is the router's port; gateways follow from there, so that a developer
+	// finds them again. Otherwise all ports are free ones.
+	BasePort int
+}
+
+// Cluster is 2 gateways, 2 logic nodes and a router on their own MariaDB, Redis and Consul.
+type Cluster struct {
+	Secret               string
+	MySQL, Redis, Consul *component.Process
+	Gateways, Logics     []*Node
+	Router               *Node
+	GatewayURLs          []string // ws://, in the order of Gateways
+	GatewayTCPURLs       []string // tcp://
+	RouterURL            string   // http://
+	DSN                  string   // of the database
+
+	binary, dir string
+	set         []string
+	ports       func() (string, error)
+}
+
+// databaseName is the database that the cluster uses.
+const databaseName = "hermod"
+
+// Start starts the components and all nodes, and waits until all are ready. An error leaves nothing running.
+func Start(ctx context.Context, o Options) (_ *Cluster, err error) {
+	if o.Gateways == 0 {
+		o.Gateways = 2
+	}
+	if o.Logics == 0 {
+		o.Logics = 2
+	}
+	c := &Cluster{Secret: rand.Text() + rand.Text(), dir: o.Dir, set: o.Set, ports: freePort}
+	if o.BasePort != 0 {
+		next := o.BasePort
+		c.ports = func() (string, error) { next++; return fmt.Sprintf("127.0.0.1:%d", next-1), nil }
+	}
+	defer func() {
+		if err != nil {
+			_ = c.Close()
+		}
+	}()
+	if c.binary, err = Build(); err != nil {
+		return nil, err
+	}
+	if err := c.startComponents(ctx); err != nil {
+		return nil, err
+	}
+	if err := c.migrate(ctx); err != nil {
+		return nil, err
+	}
+	if err := c.addNodes(o); err != nil {
+		return nil, err
+	}
+	for _, n := range c.Nodes() {
+		if err := n.start(); err != nil {
+			return nil, err
+		}
+	}
+	for _, n := range c.Nodes() {
+		if err := n.AwaitReady(ctx); err != nil {
+			return nil, err
+		}
+	}
+	return c, nil
+}
+
+func (c *Cluster) startComponents(ctx context.Context) (err error) {
+	if c.MySQL, err = component.StartMySQL(ctx, filepath.Join(c.dir, "mysql"), component.MySQLOptions{}); err != nil {
+		return err
+	}
+	if c.Redis, err = component.StartRedis(ctx, filepath.Join(c.dir, "redis"), component.RedisOptions{}); err != nil {
+		return err
+	}
+	c.Consul, err = component.StartConsul(ctx, filepath.Join(c.dir, "consul"), component.ConsulOptions{})
+	return err
+}
+
+// migrate makes the database and runs `hermod migrate`, as an operator would.
+func (c *Cluster) migrate(ctx context.Context) error {
+	db, err := sql.Open("mysql", c.MySQL.DSN)
+	if err != nil {
+		return err
+	}
+	defer db.Close() //nolint:errcheck // one statement
+	if _, err := db.ExecContext(ctx, "CREATE DATABASE IF NOT EXISTS "+databaseName); err != nil {
+		return fmt.Errorf("create database: %w", err)
+	}
+	base, params, _ := strings.Cut(c.MySQL.DSN, "?")
+	if c.DSN = base + databaseName; params != "" {
+		c.DSN += "?" + params
+	}
+	cmd := exec.CommandContext(ctx, c.binary, "migrate", "--set", "database.dsn="+c.DSN)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("hermod migrate: %w\n%s", err, out)
+	}
+	return nil
+}
+
+func (c *Cluster) addNodes(o Options) error {
+	listen, err := c.ports()
+	if err != nil {
+		return err
+	}
+	if c.Router, err = c.node("router", "router", "router.listen="+listen); err != nil {
+		return err
+	}
+	c.RouterURL = "http://" + listen
+	for i := range o.Gateways {
+		ws, err1 := c.ports()
+		tcp, err2 := c.ports()
+		n, err3 := c.node("gateway", fmt.Sprintf("gateway-%d", i+1), "gateway.ws="+ws, "gateway.tcp="+tcp)
+		if err := errors.Join(err1, err2, err3); err != nil {
+			return err
+		}
+		c.Gateways = append(c.Gateways, n)
+		c.GatewayURLs = append(c.GatewayURLs, "ws://"+ws)
+		c.GatewayTCPURLs = append(c.GatewayTCPURLs, "tcp://"+tcp)
+	}
+	for i := range o.Logics {
+		listen, err1 := c.ports()
+		n, err2 := c.node("logic", fmt.Sprintf("logic-%d", i+1), "logic.listen="+listen)
+		if err := errors.Join(err1, err2); err != nil {
+			return err
+		}
+		c.Logics = append(c.Logics, n)
+	}
+	return nil
+}
+
+// node makes a node of a service with its own name, admin port and keys.
+func (c *Cluster) node(service, name string, set ...string) (*Node, error) {
+	admin, err := c.ports()
+	if err != nil {
+		return nil, err
+	}
+	args := []string{service}
+	for _, kv := range append(append([]string{
+		"node.name=" + name,
+		"admin.listen=" + admin,
+		"registry.consul.address=" + c.Consul.Addr,
+		"sessions.redis.addr=" + c.Redis.Addr,
+		"database.dsn=" + c.DSN,
+	}, set...), c.set...) {
+		args = append(args, "--set", kv)
+	}
+	return &Node{
+		Name:    name,
+		Admin:   admin,
+		Env:     []string{"HERMOD_SECRET=" + c.Secret},
+		LogPath: filepath.Join(c.dir, name+".log"),
+		binary:  c.binary,
+		args:    args,
+	}, nil
+}
+
+// Nodes are all of hermod's processes: logic nodes, gateways, the router.
+func (c *Cluster) Nodes() []*Node {
+	nodes := append(append([]*Node{}, c.Logics...), c.Gateways...)
+	if c.Router != nil {
+		nodes = append(nodes, c.Router)
+	}
+	return nodes
+}
+
+// Close stops the nodes, the clients' side first, and then the components.
+func (c *Cluster) Close() error {
+	var errs []error
+	nodes := c.Nodes()
+	for i := len(nodes) - 1; i >= 0; i-- {
+		errs = append(errs, nodes[i].Stop())
+	}
+	for _, p := range []*component.Process{c.Consul, c.Redis, c.MySQL} {
+		if p != nil {
+			errs = append(errs, p.Close())
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// freePort is a loopback address that was free a moment ago.
+func freePort() (string, error) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return "", err
+	}
+	defer l.Close() //nolint:errcheck // it was never used
+	return l.Addr().String(), nil
+}
+
+// freePorts is freePort, n different ones.
+func freePorts(n int) ([]string, error) {
+	var out []string
+	for range n {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			return nil, err
+		}
+		defer l.Close() //nolint:errcheck // it was never used
+		out = append(out, l.Addr().String())
+	}
+	return out, nil
+}
+
+// awaitLine waits for the first line of a file.
+func awaitLine(ctx context.Context, path string) (string, error) {
+	for {
+		data, err := os.ReadFile(path)
+		if line, _, ok := strings.Cut(string(data), "\n"); err == nil && ok {
+			return line, nil
+		}
+		select {
+		case <-ctx.Done():
+			return "", ctx.Err()
+		case <-time.After(readyPoll):
+		}
+	}
+}
