@@ -1,0 +1,198 @@
+package client
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/hermod-im/hermod/wire"
+	"github.com/hermod-im/hermod/wire/pb"
+)
+
+// Talk sends a message to an account and returns when it is stored: without an error it is durable.
+// A broken connection, or a server that is overloaded, is waited for until ctx ends; whether the
+// message was stored is unknown then, and the same Draft.ClientID makes it safe to ask again.
+func (c *Client) Talk(ctx context.Context, account string, d Draft) (Sent, error) {
+	return c.talk(ctx, wire.CmdUserTalk, account, d)
+}
+
+// TalkGroup is Talk to all members of a group.
+func (c *Client) TalkGroup(ctx context.Context, group string, d Draft) (Sent, error) {
+	return c.talk(ctx, wire.CmdGroupTalk, group, d)
+}
+
+func (c *Client) talk(ctx context.Context, command wire.Command, dest string, d Draft) (Sent, error) {
+	if d.ClientID == "" {
+		d.ClientID = rand.Text()
+	}
+	if d.Type == 0 {
+		d.Type = TypeText
+	}
+	c.mu.Lock()
+	ok := c.inbox.Talking(d.ClientID)
+	c.mu.Unlock()
+	if !ok {
+		return Sent{}, ErrQueueFull
+	}
+	var resp pb.MessageResp
+	err := c.do(ctx, &request{
+		command: command, dest: dest, again: true, into: &resp,
+		body:     &pb.MessageReq{Type: int32(d.Type), Body: d.Body, Extra: d.Extra, ClientId: d.ClientID},
+		answered: func() { c.inbox.Sent(ownMessage(c.account, command, dest, d, &resp)) },
+	})
+	if err == nil {
+		return sentOf(ownMessage(c.Account(), command, dest, d, &resp)), nil
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if m, ok := c.inbox.Abandoned(d.ClientID); ok {
+		return sentOf(m), nil
+	}
+	return Sent{}, err
+}
+
+func sentOf(m Message) Sent {
+	return Sent{MessageID: m.ID, Conversation: m.Conversation, Seq: m.Seq, SendTime: m.SendTime, ClientID: m.ClientID}
+}
+
+func ownMessage(account string, command wire.Command, dest string, d Draft, resp *pb.MessageResp) Message {
+	m := Message{
+		ID: resp.GetMessageId(), Conversation: resp.GetConversation(), Seq: resp.GetSeq(), Sender: account,
+		SendTime: time.Unix(0, resp.GetSendTime()), Type: d.Type, Body: d.Body, Extra: d.Extra, ClientID: d.ClientID,
+	}
+	if command == wire.CmdGroupTalk {
+		m.Group = dest
+	} else {
+		m.Peer = dest
+	}
+	return m
+}
+
+// CreateGroup creates a group and returns its id. It is not sent twice: after an error that is
+// Retryable the group may exist.
+func (c *Client) CreateGroup(ctx context.Context, g NewGroup) (string, error) {
+	var resp pb.GroupCreateResp
+	err := c.do(ctx, &request{command: wire.CmdGroupCreate, into: &resp, body: &pb.GroupCreateReq{
+		Name: g.Name, Avatar: g.Avatar, Introduction: g.Introduction, Members: g.Members,
+	}})
+	return resp.GetGroupId(), err
+}
+
+// JoinGroup makes this account a member; it reads from the next message on.
+func (c *Client) JoinGroup(ctx context.Context, group string) error {
+	return c.do(ctx, &request{command: wire.CmdGroupJoin, body: &pb.GroupJoinReq{Account: c.Account(), GroupId: group}})
+}
+
+// QuitGroup ends this account's membership.
+func (c *Client) QuitGroup(ctx context.Context, group string) error {
+	return c.do(ctx, &request{command: wire.CmdGroupQuit, body: &pb.GroupQuitReq{Account: c.Account(), GroupId: group}})
+}
+
+// Group returns what a member may know of a group.
+func (c *Client) Group(ctx context.Context, group string) (Group, error) {
+	return c.group(ctx, wire.CmdGroupDetail, group)
+}
+
+// Members returns the members of a group, in the order of joining.
+func (c *Client) Members(ctx context.Context, group string) ([]Member, error) {
+	g, err := c.group(ctx, wire.CmdGroupMembers, group)
+	return g.Members, err
+}
+
+func (c *Client) group(ctx context.Context, command wire.Command, group string) (Group, error) {
+	var resp pb.GroupGetResp
+	if err := c.repeatable(ctx, &request{command: command, body: &pb.GroupGetReq{GroupId: group}, into: &resp}); err != nil {
+		return Group{}, err
+	}
+	return groupOf(&resp), nil
+}
+
+// Ack tells the server that everything up to this message was received, for the account's offline
+// index. A client with a Store does not need it.
+func (c *Client) Ack(ctx context.Context, messageID int64) error {
+	return c.repeatable(ctx, &request{command: wire.CmdTalkAck, body: &pb.MessageAckReq{MessageId: messageID}})
+}
+
+// OfflineIndex returns a page of the account's messages with ids above after, in the order of
+// delivery; 0 means since the last Ack. The page after the last is empty.
+func (c *Client) OfflineIndex(ctx context.Context, after int64) ([]IndexEntry, error) {
+	var resp pb.MessageIndexResp
+	if err := c.repeatable(ctx, &request{command: wire.CmdOfflineIndex, body: &pb.MessageIndexReq{MessageId: after}, into: &resp}); err != nil {
+		return nil, err
+	}
+	list := make([]IndexEntry, len(resp.GetIndexes()))
+	for i, e := range resp.GetIndexes() {
+		list[i] = IndexEntry{
+			MessageID: e.GetMessageId(), Mine: e.GetDirection() == 1, SendTime: time.Unix(0, e.GetSendTime()),
+			Account: e.GetAccountB(), Group: e.GetGroup(), Seq: e.GetSeq(), Conversation: e.GetConversation(),
+		}
+	}
+	return list, nil
+}
+
+// OfflineContent returns the contents of up to 200 messages, in the order asked for; those that the
+// account may not read are left out.
+func (c *Client) OfflineContent(ctx context.Context, messageIDs ...int64) ([]Content, error) {
+	var resp pb.MessageContentResp
+	if err := c.repeatable(ctx, &request{command: wire.CmdOfflineContent, body: &pb.MessageContentReq{MessageIds: messageIDs}, into: &resp}); err != nil {
+		return nil, err
+	}
+	list := make([]Content, len(resp.GetContents()))
+	for i, m := range resp.GetContents() {
+		list[i] = Content{MessageID: m.GetMessageId(), Type: Type(m.GetType()), Body: m.GetBody(), Extra: m.GetExtra()}
+	}
+	return list, nil
+}
+
+// History returns a page of a conversation backwards. It moves no cursor.
+func (c *Client) History(ctx context.Context, q HistoryQuery) (HistoryPage, error) {
+	var resp pb.HistoryResp
+	err := c.repeatable(ctx, &request{command: wire.CmdHistory, into: &resp, body: &pb.HistoryReq{
+		Conversation: q.Conversation, Peer: q.Peer, Group: q.Group, BeforeSeq: q.Before, Limit: int32(q.Limit),
+	}})
+	if err != nil {
+		return HistoryPage{}, err
+	}
+	return HistoryPage{
+		Conversation: resp.GetConversation(),
+		Messages:     messagesOf(resp.GetMessages(), resp.GetConversation(), q.Peer, q.Group),
+		LastSeq:      resp.GetLastSeq(), JoinedSeq: resp.GetJoinedSeq(),
+	}, nil
+}
+
+// Sync asks for what may be missing, which happens by itself after each login, and returns when all
+// of it waits for OnMessage or has been given to it. It waits for a connection. A server without
+// the feature is errors.ErrUnsupported.
+func (c *Client) Sync(ctx context.Context) error {
+	if err := c.Online(ctx); err != nil {
+		return err
+	}
+	c.mu.Lock()
+	if c.session != nil && !c.session.syncing {
+		c.mu.Unlock()
+		return fmt.Errorf("sync: %w", errors.ErrUnsupported)
+	}
+	c.inbox.Hint()
+	round := c.inbox.round + 1
+	c.arrived()
+	c.mu.Unlock()
+	return c.wait(ctx, func() bool { return c.synced >= round })
+}
+
+// SignOut ends the session on the server and closes the client.
+func (c *Client) SignOut(ctx context.Context) error {
+	defer c.Close()
+	err := c.do(ctx, &request{command: wire.CmdSignOut})
+	if errors.Is(err, ErrDisconnected) {
+		return nil // closed instead of answered: that is what was asked for
+	}
+	return err
+}
+
+// repeatable makes a request that changes nothing, or nothing twice.
+func (c *Client) repeatable(ctx context.Context, r *request) error {
+	r.again = true
+	return c.do(ctx, r)
+}

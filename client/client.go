@@ -1,0 +1,369 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	im "github.com/hermod-im/hermod"
+	"github.com/hermod-im/hermod/wire"
+)
+
+// State is whether the client is on line.
+type State uint8
+
+// The states of a client.
+const (
+	// StateOffline: not connected; Run tries again after a while.
+	StateOffline State = iota
+	// StateConnecting: dialling or logging in.
+	StateConnecting
+	// StateOnline: logged in.
+	StateOnline
+	// StateClosed: Run has ended.
+	StateClosed
+)
+
+// String is the state's name.
+func (s State) String() string {
+	return [...]string{"offline", "connecting", "online", "closed"}[s]
+}
+
+// errRefused: the server does not take the token. The second time in a row it is ErrUnauthorized.
+var errRefused = errors.New("the token was refused")
+
+// Client is one device of an account. Its methods are safe for concurrent use.
+type Client struct {
+	// Static after construction.
+	opts Options
+	log  *slog.Logger
+	dial func(gateway string, o *Options) (im.Client, string, error)
+	// deliverWake and syncWake wake deliver and synchronise; they hold one wake-up.
+	deliverWake, syncWake chan struct{}
+
+	// Owned by Run.
+	addresses addresses
+	// refusals counts the logins refused in a row for their token.
+	refusals int
+
+	// Guarded by mu.
+	mu    sync.Mutex
+	inbox *Inbox
+	calls calls
+	// session is the connection while logged in, or nil.
+	session *session
+	account string
+	state   State
+	// states are those that OnState has not heard of yet.
+	states []stateChange
+	// changed is closed, and made anew, when state or synced changes.
+	changed chan struct{}
+	// synced is the last round of the inbox that reached its end.
+	synced int
+	// cancel ends Run; nil before.
+	cancel context.CancelFunc
+	// closed: Close was called.
+	closed bool
+	// ended is why no call can succeed any more, or nil.
+	ended error
+}
+
+type stateChange struct {
+	state State
+	err   error
+}
+
+// maxStates bounds the state changes that wait for a busy application; older ones are dropped.
+const maxStates = 16
+
+// New makes a client; Run connects it. The error names what is wrong with the options.
+func New(o Options) (*Client, error) {
+	if err := o.validate(); err != nil {
+		return nil, err
+	}
+	o = o.withDefaults()
+	c := &Client{
+		opts:        o,
+		log:         o.Logger,
+		dial:        newConn,
+		deliverWake: make(chan struct{}, 1),
+		syncWake:    make(chan struct{}, 1),
+		inbox:       NewInbox(InboxOptions{Limit: o.InboxMessages, Page: min(syncPage, o.InboxMessages/2), Echo: o.EchoOwn}),
+		changed:     make(chan struct{}),
+	}
+	c.calls.pending = map[uint32]*call{}
+	c.addresses.opts = &c.opts
+	return c, nil
+}
+
+// Run connects, and again whenever the connection breaks, until ctx ends or Close is called (nil)
+// or there is no use: ErrDisplaced, ErrUnauthorized, the refusal of the login as a *wire.Error, or
+// the error of Store.Load. It is called once; calls made before wait for it.
+func (c *Client) Run(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	if err := c.begin(cancel); err != nil {
+		return err
+	}
+	err := c.load(ctx)
+	if err == nil {
+		var delivering sync.WaitGroup
+		delivering.Go(func() { c.deliver(ctx) })
+		err = c.stayConnected(ctx)
+		cancel()
+		delivering.Wait()
+	}
+	c.end(err)
+	c.opts.OnState(StateClosed, err)
+	return err
+}
+
+// Close ends Run, and with it all calls: ErrClosed. It does not wait for Run to return, so that the
+// On functions may call it.
+func (c *Client) Close() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.closed = true
+	if c.cancel != nil {
+		c.cancel()
+		return
+	}
+	c.endCalls(nil)
+}
+
+// Account is who the last login was for, or "".
+func (c *Client) Account() string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.account
+}
+
+// State is the current state.
+func (c *Client) State() State {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.state
+}
+
+// Online waits until the client is logged in.
+func (c *Client) Online(ctx context.Context) error {
+	return c.wait(ctx, func() bool { return c.session != nil })
+}
+
+// wait waits until reached, which is called with mu held, is true.
+func (c *Client) wait(ctx context.Context, reached func() bool) error {
+	for {
+		c.mu.Lock()
+		ok, err, changed := reached(), c.ended, c.changed
+		c.mu.Unlock()
+		if ok || err != nil {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-changed:
+		}
+	}
+}
+
+// begin notes that Run was called.
+func (c *Client) begin(cancel context.CancelFunc) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch {
+	case c.closed:
+		return ErrClosed
+	case c.cancel != nil:
+		return errors.New("client: Run called twice")
+	}
+	c.cancel = cancel
+	return nil
+}
+
+func (c *Client) load(ctx context.Context) error {
+	cursors, err := c.opts.Store.Load(ctx)
+	if err != nil {
+		return fmt.Errorf("load cursors: %w", err)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.inbox.Restore(cursors)
+	return nil
+}
+
+// end fails every call, now and later.
+func (c *Client) end(err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.endCalls(err)
+}
+
+func (c *Client) endCalls(err error) {
+	c.ended = ErrClosed
+	if err != nil {
+		c.ended = fmt.Errorf("%w: %w", ErrClosed, err)
+	}
+	c.state = StateClosed
+	c.calls.failAll(c.ended)
+	c.broadcast()
+}
+
+// stayConnected makes one connection after the other.
+func (c *Client) stayConnected(ctx context.Context) error {
+	for failures := 0; ; failures++ {
+		c.mu.Lock()
+		c.setState(StateConnecting, nil)
+		c.mu.Unlock()
+		lasted, err := c.connect(ctx)
+		if ctx.Err() != nil {
+			return nil
+		}
+		if err = c.final(err); isFinal(err) {
+			return err
+		}
+		c.log.Info("disconnected", "error", err)
+		c.mu.Lock()
+		c.setState(StateOffline, err)
+		c.mu.Unlock()
+		if lasted >= stableAfter {
+			failures = 0
+		}
+		if sleep(ctx, backoff(failures, c.opts.BackoffBase, c.opts.BackoffMax)) != nil {
+			return nil
+		}
+	}
+}
+
+// final counts the refusals of the token: the second in a row is ErrUnauthorized.
+func (c *Client) final(err error) error {
+	if !errors.Is(err, errRefused) {
+		return err
+	}
+	if c.refusals++; c.refusals < 2 {
+		return err
+	}
+	return fmt.Errorf("%w: %w", ErrUnauthorized, err)
+}
+
+// isFinal reports whether connecting again is of no use.
+func isFinal(err error) bool {
+	var login *loginError
+	return errors.Is(err, ErrDisplaced) || errors.Is(err, ErrUnauthorized) || errors.As(err, &login)
+}
+
+// loginError is the refusal of a login for another reason than its token.
+type loginError struct{ refusal *wire.Error }
+
+func (e *loginError) Error() string { return "login: " + e.refusal.Error() }
+func (e *loginError) Unwrap() error { return e.refusal }
+
+// connect makes one connection and serves it until it ends. It says why it ended and, if it got as
+// far as a login, how long it lasted.
+func (c *Client) connect(ctx context.Context) (time.Duration, error) {
+	token, err := c.opts.Token(ctx)
+	if err != nil {
+		return 0, fmt.Errorf("token: %w", err)
+	}
+	gateway, err := c.addresses.pick(ctx, token)
+	if err != nil {
+		return 0, err
+	}
+	conn, address, err := c.dial(gateway, &c.opts)
+	if err != nil {
+		return 0, err
+	}
+	defer conn.Close()
+	defer context.AfterFunc(ctx, conn.Close)()
+	if err := conn.Connect(address); err != nil {
+		return 0, err
+	}
+	s, err := c.login(conn, token)
+	if err != nil {
+		return 0, err
+	}
+	c.addresses.connected()
+	c.refusals = 0
+	began := time.Now()
+	err = c.serve(ctx, s)
+	return time.Since(began), err
+}
+
+// setState is called with mu held.
+func (c *Client) setState(s State, err error) {
+	if c.state == s {
+		return
+	}
+	c.state = s
+	if len(c.states) == maxStates {
+		c.states = c.states[1:]
+	}
+	c.states = append(c.states, stateChange{s, err})
+	c.broadcast()
+	wake(c.deliverWake)
+}
+
+func (c *Client) broadcast() {
+	close(c.changed)
+	c.changed = make(chan struct{})
+}
+
+// wake leaves a wake-up if there is none.
+func wake(ch chan struct{}) {
+	select {
+	case ch <- struct{}{}:
+	default:
+	}
+}
+
+// arrived wakes whom a change of the inbox concerns. Called with mu held.
+func (c *Client) arrived() {
+	wake(c.deliverWake)
+	if c.inbox.SyncWanted() != WantNothing {
+		wake(c.syncWake)
+	}
+}
+
+// deliver tells the application what there is to tell, until ctx ends.
+func (c *Client) deliver(ctx context.Context) {
+	for ctx.Err() == nil {
+		c.mu.Lock()
+		states := c.states
+		c.states = nil
+		d, ok := c.inbox.Next()
+		if ok && c.inbox.SyncWanted() != WantNothing {
+			wake(c.syncWake) // there may be room again
+		}
+		c.mu.Unlock()
+		for _, s := range states {
+			c.opts.OnState(s.state, s.err)
+		}
+		if ok {
+			c.handle(ctx, d)
+			continue
+		}
+		select {
+		case <-ctx.Done():
+		case <-c.deliverWake:
+		}
+	}
+}
+
+func (c *Client) handle(ctx context.Context, d Delivery) {
+	switch {
+	case d.Group != nil:
+		c.opts.OnGroup(*d.Group)
+	case d.Message != nil:
+		c.opts.OnMessage(*d.Message)
+	}
+	if d.Conversation == "" {
+		return
+	}
+	// What was handled is saved even when the client is being closed.
+	if err := c.opts.Store.Save(context.WithoutCancel(ctx), d.Conversation, d.Through); err != nil {
+		c.log.Warn("cursor not saved", "conversation", d.Conversation, "error", err)
+	}
+}

@@ -1,0 +1,451 @@
+package client
+
+import (
+	"maps"
+	"slices"
+)
+
+// Inbox decides what the application hears, and in which order: of every conversation each message
+// once, by seq, whatever order, repetition or loss it came with (I2, I4). It does no I/O and knows
+// no time; the caller serialises its calls.
+//
+// A conversation has a cursor, the seq that was handed on last. The message behind the cursor is
+// handed on; one further ahead is held back until a sync has brought what is missing; anything
+// else is a repetition. A conversation that was never heard of has the cursor 0.
+//
+//	Connected, Hint, Push, Sent ─▶ SyncWanted ─▶ Begin, Page…, End ─▶ Next ─▶ the application
+type Inbox struct {
+	// Static after construction.
+	limit int
+	page  int
+	echo  bool
+
+	// Account is who is logged in.
+	Account string
+
+	conversations map[string]*conversation
+	// held and silent are the numbers of messages held back in all conversations: news and own ones.
+	held, silent int
+	// gaps is the number of conversations that hold some back.
+	gaps int
+
+	queue queue
+	// moved are cursors that moved without a message for the application behind which to save them.
+	moved map[string]int64
+
+	// talking are the talks under way by their client id.
+	talking map[string]*talk
+	// stale: something may be missing that no gap shows.
+	stale bool
+	// round is the number of the last sync begun.
+	round int
+}
+
+type conversation struct {
+	cursor int64
+	early  map[int64]early
+	// tail is its last delivery that waits in the queue, or nil.
+	tail *Delivery
+}
+
+// talk is a message of this client that waits for its answer.
+type talk struct {
+	waiting int
+	// stored is the message as a sync or a push brought it, or nil.
+	stored *Message
+}
+
+// early is a message that came before its turn.
+type early struct {
+	message *Message
+	silent  bool
+	round   int
+}
+
+// Delivery is the next thing to tell the application: a message, a group event, or neither where
+// only a cursor is to be saved.
+type Delivery struct {
+	Message *Message
+	Group   *GroupEvent
+	// Conversation's cursor is Through once this has been handled.
+	Conversation string
+	Through      int64
+
+	next *Delivery
+}
+
+// Delta is what a sync says of one conversation.
+type Delta struct {
+	Conversation string
+	// JoinedSeq is the seq before the first message that the account may read.
+	JoinedSeq int64
+	// Messages are in seq order.
+	Messages []Message
+}
+
+// Want says whether a sync should begin.
+type Want uint8
+
+// The answers of SyncWanted.
+const (
+	// WantNothing: nothing is known to be missing, or there is no room for it.
+	WantNothing Want = iota
+	// WantSoon: a message is missing that may still be on its way.
+	WantSoon
+	// WantNow: something is or may be missing that will not come by itself.
+	WantNow
+)
+
+// InboxOptions configure an Inbox.
+type InboxOptions struct {
+	// Limit is the most messages that wait for the application, and the most held back, news and own each.
+	Limit int
+	// Page is the most messages that one page of a sync brings; at most Limit/2.
+	Page int
+	// Echo hands on what this client itself has sent.
+	Echo bool
+}
+
+// NewInbox makes an empty inbox.
+func NewInbox(o InboxOptions) *Inbox {
+	return &Inbox{
+		limit: o.Limit, page: o.Page, echo: o.Echo,
+		conversations: map[string]*conversation{},
+		moved:         map[string]int64{},
+		talking:       map[string]*talk{},
+	}
+}
+
+// Restore sets the cursors of an earlier run, before the first Connected.
+func (b *Inbox) Restore(cursors map[string]int64) {
+	for id, seq := range cursors {
+		b.conversation(id).cursor = seq
+	}
+}
+
+// Connected notes that a connection has begun: whatever was sent meanwhile went elsewhere.
+func (b *Inbox) Connected() { b.stale = true }
+
+// Hint notes that the server may have dropped pushes.
+func (b *Inbox) Hint() { b.stale = true }
+
+// Push takes a pushed message. One without seq, from a server that has none, goes straight to the
+// queue while there is room.
+func (b *Inbox) Push(m Message) { b.put(&m) }
+
+// Event takes what was said about a group. It is dropped when there is no room: a group's state is
+// asked for, not put together from events.
+func (b *Inbox) Event(e GroupEvent) (ok bool) {
+	if !b.room(1) {
+		return false
+	}
+	b.queue.push(&Delivery{Group: &e})
+	return true
+}
+
+// Talking notes that a message of this client is under way, so that it is recognised when it comes
+// back by a sync before its answer. Each Talking is followed by one Sent or Abandoned. It is
+// refused while as many own messages are held back as may be: its answer could not be kept.
+func (b *Inbox) Talking(clientID string) bool {
+	if b.silent >= b.limit {
+		return false
+	}
+	t := b.talking[clientID]
+	if t == nil {
+		t = &talk{}
+		b.talking[clientID] = t
+	}
+	t.waiting++
+	return true
+}
+
+// Abandoned notes that nobody waits for the answer any more. If the message has come back already,
+// here it is: it counts as sent. If it comes later, it is news to the application.
+func (b *Inbox) Abandoned(clientID string) (Message, bool) {
+	t := b.talking[clientID]
+	b.untalk(clientID)
+	if t == nil || t.stored == nil {
+		return Message{}, false
+	}
+	return *t.stored, true
+}
+
+// Sent takes the answer to a talk: m is the own message with its seq.
+func (b *Inbox) Sent(m Message) {
+	b.put(&m)
+	b.untalk(m.ClientID)
+}
+
+func (b *Inbox) untalk(clientID string) {
+	if t := b.talking[clientID]; t != nil {
+		if t.waiting--; t.waiting == 0 {
+			delete(b.talking, clientID)
+		}
+	}
+}
+
+// SyncWanted says whether to sync. While the application is behind there is no room for a page, and
+// so no wish for one.
+func (b *Inbox) SyncWanted() Want {
+	switch {
+	case !b.room(b.page):
+		return WantNothing
+	case b.stale:
+		return WantNow
+	case b.gaps > 0:
+		return WantSoon
+	default:
+		return WantNothing
+	}
+}
+
+// Begin starts a sync. Its pages are asked for with Cursors, until Page has taken the last and End
+// is called, or until it fails and Fail is called.
+func (b *Inbox) Begin() (round int) {
+	b.stale = false
+	b.round++
+	return b.round
+}
+
+// Cursors returns, for the next page, the seq of each conversation up to which nothing is missing.
+func (b *Inbox) Cursors() map[string]int64 {
+	cursors := make(map[string]int64, len(b.conversations))
+	for id, c := range b.conversations {
+		if c.cursor > 0 {
+			cursors[id] = c.cursor
+		}
+	}
+	return cursors
+}
+
+// Page takes one page of the sync and reports whether it moved anything on.
+func (b *Inbox) Page(deltas []Delta) (progress bool) {
+	for _, d := range deltas {
+		c := b.conversation(d.Conversation)
+		before := c.cursor
+		b.delta(d, c)
+		progress = progress || c.cursor > before
+	}
+	return progress
+}
+
+// delta puts the messages of one conversation. The server leaves nothing out that the account may
+// read, so a gap before a message is no loss but a time in which the account was no member.
+func (b *Inbox) delta(d Delta, c *conversation) {
+	b.skip(d.Conversation, c, d.JoinedSeq)
+	for i := range d.Messages {
+		m := &d.Messages[i]
+		if m.Seq > c.cursor+1 {
+			b.skip(d.Conversation, c, m.Seq-1)
+		}
+		if b.put(m); c.cursor < m.Seq {
+			return // no room: the rest comes with another sync
+		}
+	}
+}
+
+// End notes that the last page was taken. What was held back since before the sync and still is,
+// has nothing before it that this account may read (any more): it goes on as it is.
+func (b *Inbox) End() {
+	if b.stale || b.gaps == 0 {
+		return
+	}
+	for id, c := range b.conversations {
+		var last int64
+		for seq, e := range c.early {
+			if e.round < b.round {
+				last = max(last, seq)
+			}
+		}
+		b.skip(id, c, last)
+	}
+}
+
+// Fail notes that the sync begun last did not reach its end.
+func (b *Inbox) Fail() { b.stale = true }
+
+// Next takes the next delivery out of the queue.
+func (b *Inbox) Next() (Delivery, bool) {
+	if d := b.queue.pop(); d != nil {
+		if c := b.conversations[d.Conversation]; c != nil && c.tail == d {
+			c.tail = nil
+		}
+		return *d, true
+	}
+	for id, seq := range b.moved {
+		delete(b.moved, id)
+		return Delivery{Conversation: id, Through: seq}, true
+	}
+	return Delivery{}, false
+}
+
+func (b *Inbox) conversation(id string) *conversation {
+	c := b.conversations[id]
+	if c == nil {
+		c = &conversation{}
+		b.conversations[id] = c
+	}
+	return c
+}
+
+func (b *Inbox) room(n int) bool { return b.queue.len+n <= b.limit }
+
+// own reports whether m is what a talk under way has sent: the application does not hear of it
+// then, unless it wants the echo.
+func (b *Inbox) own(m *Message) bool {
+	t := b.talking[m.ClientID]
+	if t == nil || m.ClientID == "" || m.Sender != b.Account {
+		return false
+	}
+	t.stored = m
+	return !b.echo
+}
+
+func (b *Inbox) put(m *Message) {
+	silent := b.own(m)
+	if m.Seq <= 0 || m.Conversation == "" {
+		if !silent && b.room(1) {
+			b.queue.push(&Delivery{Message: m})
+		}
+		return
+	}
+	c := b.conversation(m.Conversation)
+	switch {
+	case m.Seq <= c.cursor:
+	case m.Seq == c.cursor+1:
+		if b.pass(m.Conversation, c, early{message: m, silent: silent}) {
+			b.drain(m.Conversation, c)
+		}
+	default:
+		b.hold(c, early{message: m, silent: silent, round: b.round})
+	}
+}
+
+// hold keeps a message that came too early. A full inbox drops it, and wishes for a sync. An own
+// message is always kept, for a sync would bring it as news; Talking bounds them.
+func (b *Inbox) hold(c *conversation, e early) {
+	if _, ok := c.early[e.message.Seq]; ok {
+		return
+	}
+	if b.held >= b.limit && !e.silent {
+		b.stale = true
+		return
+	}
+	if c.early == nil {
+		c.early = map[int64]early{}
+		b.gaps++
+	}
+	c.early[e.message.Seq] = e
+	*b.counter(e)++
+}
+
+// pass hands a message on and moves the cursor to it, or reports that there is no room: then the
+// message is dropped and must come again.
+func (b *Inbox) pass(id string, c *conversation, e early) bool {
+	seq := e.message.Seq
+	if !e.silent && !b.room(1) {
+		b.stale = true
+		return false
+	}
+	b.release(c, seq)
+	if e.silent {
+		b.move(id, c, seq)
+		return true
+	}
+	c.cursor = seq
+	c.tail = &Delivery{Message: e.message, Conversation: id, Through: seq}
+	b.queue.push(c.tail)
+	delete(b.moved, id)
+	return true
+}
+
+// drain hands on what was held back and has its turn now.
+func (b *Inbox) drain(id string, c *conversation) {
+	for {
+		e, ok := c.early[c.cursor+1]
+		if !ok || !b.pass(id, c, e) {
+			return
+		}
+	}
+}
+
+// skip moves the cursor to seq at least, past what the account may not read, and hands on what was
+// held back on the way.
+func (b *Inbox) skip(id string, c *conversation, seq int64) {
+	if seq <= c.cursor {
+		return
+	}
+	for _, held := range slices.Sorted(maps.Keys(c.early)) {
+		if held > seq {
+			break
+		}
+		if !b.pass(id, c, c.early[held]) {
+			return
+		}
+	}
+	if seq > c.cursor {
+		b.move(id, c, seq)
+	}
+	b.drain(id, c)
+}
+
+// move moves the cursor without telling the application. It is saved behind the conversation's last
+// message in the queue, so that a silent message needs no room.
+func (b *Inbox) move(id string, c *conversation, seq int64) {
+	c.cursor = seq
+	if c.tail != nil {
+		c.tail.Through = seq
+		return
+	}
+	b.moved[id] = seq
+}
+
+func (b *Inbox) release(c *conversation, seq int64) {
+	e, ok := c.early[seq]
+	if !ok {
+		return
+	}
+	delete(c.early, seq)
+	*b.counter(e)--
+	if len(c.early) == 0 {
+		c.early = nil
+		b.gaps--
+	}
+}
+
+func (b *Inbox) counter(e early) *int {
+	if e.silent {
+		return &b.silent
+	}
+	return &b.held
+}
+
+// queue is a linked list of deliveries: tails are pointed to from conversations.
+type queue struct {
+	head, tail *Delivery
+	len        int
+}
+
+func (q *queue) push(d *Delivery) {
+	if q.tail == nil {
+		q.head = d
+	} else {
+		q.tail.next = d
+	}
+	q.tail = d
+	q.len++
+}
+
+func (q *queue) pop() *Delivery {
+	d := q.head
+	if d == nil {
+		return nil
+	}
+	q.head = d.next
+	if q.head == nil {
+		q.tail = nil
+	}
+	d.next = nil
+	q.len--
+	return d
+}
