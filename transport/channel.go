@@ -268,14 +268,8 @@ func (c *Channel) flushOnce() {
 	}
 }
 
-// ready is the driver's call after errAgain: the socket takes bytes again.
+// ready is the driver's call after errAgain: the socket takes bytes again. Locked.
 func (c *Channel) ready() {
-	c.mu.Lock()
-	defer c.unlock()
-	c.setWritable()
-}
-
-func (c *Channel) setWritable() {
 	c.writable = true
 	if c.blocked && c.load() != stateDead {
 		c.blocked = false

@@ -215,7 +215,12 @@ type peer struct {
 // dial connects and upgrades.
 func (n *node) dial(t testing.TB) *peer {
 	t.Helper()
-	p := n.dialRaw(t)
+	return n.dialAt(t, 0)
+}
+
+func (n *node) dialAt(t testing.TB, endpoint int) *peer {
+	t.Helper()
+	p := n.dialRawAt(t, endpoint)
 	if p.ws {
 		_, err := io.WriteString(p, upgradeRequest)
 		require.NoError(t, err)
@@ -230,7 +235,12 @@ const upgradeRequest = "GET /any HTTP/1.1\r\nHost: localhost\r\nUpgrade: websock
 // dialRaw connects without the WebSocket upgrade.
 func (n *node) dialRaw(t testing.TB) *peer {
 	t.Helper()
-	conn, err := net.Dial("tcp", n.Addr(0).String())
+	return n.dialRawAt(t, 0)
+}
+
+func (n *node) dialRawAt(t testing.TB, endpoint int) *peer {
+	t.Helper()
+	conn, err := net.Dial("tcp", n.Addr(endpoint).String())
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = conn.Close() })
 	if n.v.tls {
@@ -261,7 +271,12 @@ func (p *peer) readUpgrade() {
 // join dials and logs in.
 func (n *node) join(t testing.TB, id string) *peer {
 	t.Helper()
-	p := n.dial(t)
+	return n.joinAt(t, 0, id)
+}
+
+func (n *node) joinAt(t testing.TB, endpoint int, id string) *peer {
+	t.Helper()
+	p := n.dialAt(t, endpoint)
 	p.send(im.OpBinary, []byte(id))
 	p.expect("hello " + id)
 	n.app.untilEvent(t, "connect "+id) // it is in the channel map now

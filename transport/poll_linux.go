@@ -252,7 +252,7 @@ func (p *poller) run() {
 		turns := p.turns
 		p.turns = nil
 		for _, c := range turns {
-			p.read(c, 0)
+			p.serve(event{c, unix.EPOLLIN})
 		}
 		events = p.resolve(raw[:max(n, 0)], events[:0])
 		for i, e := range events {
@@ -283,23 +283,22 @@ func (p *poller) resolve(raw []unix.EpollEvent, events []event) []event {
 	return events
 }
 
+// serve writes and reads, as the event allows. Something to read while the handshake still has the
+// channel is not lost: begin asks the kernel again.
 func (p *poller) serve(e event) {
+	c := e.c
+	c.mu.Lock()
 	if e.flags&unix.EPOLLOUT != 0 {
-		e.c.ready()
+		c.ready()
 	}
-	if e.flags&readable != 0 {
-		p.read(e.c, e.flags)
-	}
-}
-
-// read reads what is there. An event that comes while the handshake still has the channel is not
-// lost: begin asks the kernel again.
-func (p *poller) read(c *Channel, flags uint32) {
-	if !c.beginRead() {
+	reads := e.flags&readable != 0 && !c.reading && c.load() != stateDead
+	c.reading = c.reading || reads
+	c.unlock()
+	if !reads {
 		return
 	}
 	defer c.endRead()
-	p.src = pollSource{fd: int(c.sock.(*pollSocket).fd), host: p.host, hungUp: flags&hungUp != 0}
+	p.src = pollSource{fd: int(c.sock.(*pollSocket).fd), host: p.host, hungUp: e.flags&hungUp != 0}
 	r := c.reader
 	if r == nil {
 		r = &p.scratch

@@ -1,0 +1,177 @@
+package transport_test
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"net"
+	"runtime"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	im "github.com/hermod-im/hermod"
+	"github.com/hermod-im/hermod/transport"
+	"github.com/hermod-im/hermod/transport/websocket"
+)
+
+// The tests of this file are about what things cost.
+
+// drain reads and forgets until the connection ends.
+func (p *peer) drain(wg *sync.WaitGroup) {
+	wg.Go(func() { _, _ = io.Copy(io.Discard, p.Conn) })
+}
+
+func TestPushDoesNotAllocate(t *testing.T) {
+	forAll(t, func(t *testing.T, v variant) {
+		n := start(t, v, transport.Options{QueueBytes: 1 << 30}, nil)
+		p := n.join(t, "a")
+		var drained sync.WaitGroup
+		p.drain(&drained)
+		ch, _ := n.Channels().Get("a")
+		payload := make([]byte, 150)
+		allocs := testing.AllocsPerRun(2000, func() {
+			if err := ch.Push(payload); err != nil {
+				t.Fatal(err)
+			}
+			for ch.(*transport.Channel).QueuedBytes() > 16<<10 {
+				runtime.Gosched()
+			}
+		})
+		if !transport.RaceEnabled {
+			require.Zero(t, allocs)
+		}
+		_ = p.Close()
+		drained.Wait()
+	})
+}
+
+// A message in and its answer out, without an allocation of the server's.
+func TestEchoDoesNotAllocate(t *testing.T) {
+	forAll(t, func(t *testing.T, v variant) {
+		n := start(t, v, transport.Options{}, nil)
+		p := n.join(t, "a")
+		message := p.frame(im.OpBinary, true, make([]byte, 150))
+		size := len(n.v.protocol.AppendFrame(nil, im.OpBinary, make([]byte, 150)))
+		answer := make([]byte, size)
+		allocs := testing.AllocsPerRun(500, func() {
+			if _, err := p.Write(message); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := io.ReadFull(p.r, answer); err != nil {
+				t.Fatal(err)
+			}
+		})
+		if !transport.RaceEnabled && !v.tls { // TLS has its own
+			require.Zero(t, allocs)
+		}
+	})
+}
+
+// maxIdleBytes is what an idle polled WebSocket connection may cost in heap, its place in the
+// channel map included, in bytes.
+const maxIdleBytes = 600
+
+func TestIdleConnectionIsSmall(t *testing.T) {
+	const connections = 4000
+	var quiet quietApp
+	s := transport.NewServer(transport.Options{}, transport.Endpoint{Address: "127.0.0.1:0", Protocol: websocket.Protocol()})
+	s.SetAcceptor(quiet)
+	s.SetMessageListener(quiet)
+	run(t, s)
+
+	conns := make([]int, 0, connections+100)
+	reader := bufio.NewReader(nil)
+	defer func() { closeRaw(conns) }()
+	join := func(count int) {
+		for range count {
+			conn, err := net.Dial("tcp", s.Addr(0).String())
+			require.NoError(t, err)
+			p := &peer{Conn: conn, t: t, r: reader, ws: true}
+			reader.Reset(conn)
+			p.write([]byte(upgradeRequest))
+			p.readUpgrade()
+			p.send(im.OpBinary, fmt.Appendf(nil, "channel-%022d", len(conns)))
+			p.expect("hello")
+			conns = append(conns, detach(t, conn.(*net.TCPConn)))
+		}
+	}
+	join(100) // pools, goroutines, first slots
+	before := heap()
+	join(connections)
+	perConn := float64(heap()-before) / connections
+	goroutines := runtime.NumGoroutine()
+	t.Logf("%.0f bytes per connection", perConn)
+	if !transport.RaceEnabled {
+		require.Less(t, perConn, float64(maxIdleBytes))
+		require.Less(t, goroutines, 100)
+	}
+}
+
+func heap() int64 {
+	runtime.GC()
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return int64(m.HeapAlloc)
+}
+
+// quietApp keeps nothing.
+type quietApp struct{}
+
+func (quietApp) Accept(c im.Conn, _ time.Duration) (string, error) {
+	f, err := c.ReadFrame()
+	if err != nil {
+		return "", err
+	}
+	return string(f.GetPayload()), c.WriteFrame(im.OpBinary, []byte("hello"))
+}
+
+func (quietApp) Receive(im.Agent, []byte) {}
+
+func BenchmarkPush(b *testing.B) {
+	for _, v := range variants() {
+		b.Run(v.name, func(b *testing.B) {
+			n := start(b, v, transport.Options{QueueBytes: 1 << 30}, nil)
+			p := n.join(b, "a")
+			var drained sync.WaitGroup
+			p.drain(&drained)
+			ch, _ := n.Channels().Get("a")
+			payload := make([]byte, 150)
+			b.ReportAllocs()
+			for b.Loop() {
+				if err := ch.Push(payload); err != nil {
+					b.Fatal(err)
+				}
+				for ch.(*transport.Channel).QueuedBytes() > 256<<10 {
+					runtime.Gosched()
+				}
+			}
+			_ = p.Close()
+			drained.Wait()
+		})
+	}
+}
+
+// One message in, one out, at a time.
+func BenchmarkEcho(b *testing.B) {
+	for _, v := range variants() {
+		b.Run(v.name, func(b *testing.B) {
+			n := start(b, v, transport.Options{}, nil)
+			p := n.join(b, "a")
+			message := p.frame(im.OpBinary, true, make([]byte, 150))
+			answer := make([]byte, len(n.v.protocol.AppendFrame(nil, im.OpBinary, make([]byte, 150))))
+			b.ReportAllocs()
+			for b.Loop() {
+				if _, err := p.Write(message); err != nil {
+					b.Fatal(err)
+				}
+				if _, err := io.ReadFull(p.r, answer); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}

@@ -1,0 +1,4 @@
+package transport
+
+// RaceEnabled tells the tests outside the package.
+const RaceEnabled = raceEnabled
