@@ -2,16 +2,18 @@
 # Installs what the tests and the code generator need and this machine lacks, from Debian's
 # packages. Does nothing, and needs no rights, where everything is there.
 #
-#   test/install.sh            mariadb-server, redis-server, protobuf-compiler
+#   test/install.sh            servers, protoc, make, and the C compiler of the race detector
 #   test/install.sh mysql9     debootstrap too, for test/mysql9-root.sh
 set -euo pipefail
 
 export PATH="$PATH:/usr/local/sbin:/usr/sbin:/sbin"
 
 missing=()
-need() { # program package
-	command -v "$1" >/dev/null || missing+=("$2")
+need() { # program package...
+	command -v "$1" >/dev/null || missing+=("${@:2}")
 }
+need make make
+need "${CC:-gcc}" gcc libc6-dev
 need mariadbd mariadb-server
 need redis-server redis-server
 need protoc protobuf-compiler
