@@ -63,6 +63,8 @@ type Client struct {
 	changed chan struct{}
 	// synced is the last round of the inbox that reached its end.
 	synced int
+	// page is how many messages the next page of a sync asks for.
+	page int
 	// cancel ends Run; nil before.
 	cancel context.CancelFunc
 	// closed: Close was called.
@@ -85,13 +87,15 @@ func New(o Options) (*Client, error) {
 		return nil, err
 	}
 	o = o.withDefaults()
+	page := min(syncPage, o.InboxMessages/2)
 	c := &Client{
 		opts:        o,
 		log:         o.Logger,
 		dial:        newConn,
 		deliverWake: make(chan struct{}, 1),
 		syncWake:    make(chan struct{}, 1),
-		inbox:       NewInbox(InboxOptions{Limit: o.InboxMessages, Page: min(syncPage, o.InboxMessages/2), Echo: o.EchoOwn}),
+		inbox:       NewInbox(InboxOptions{Limit: o.InboxMessages, Page: page, Echo: o.EchoOwn}),
+		page:        page,
 		changed:     make(chan struct{}),
 	}
 	c.calls.pending = map[uint32]*call{}

@@ -201,6 +201,32 @@ func TestSyncAfterLogin(t *testing.T) {
 	})
 }
 
+// Messages so large that a full page exceeds what the server may queue: it closes the connection as
+// too slow. The client must not ask for the same page for ever.
+func TestPagesShrink(t *testing.T) {
+	bubble(t, func(t *testing.T, f *fake) {
+		alice := start(t, f, "alice").online()
+		var want []string
+		for i := range 30 {
+			want = append(want, fmt.Sprint(i))
+			alice.say("bob", want[i])
+		}
+		f.intercept(func(l *fakeLink, p *wire.LogicPkt) bool {
+			if p.Command != wire.CmdSync {
+				return false
+			}
+			if list := f.sync(l, p).GetConversations(); len(list) == 0 || len(list[0].GetMessages()) < 5 {
+				return false
+			}
+			l.close(im.ReasonSlowConsumer.Code())
+			return true
+		})
+		bob := start(t, f, "bob")
+		time.Sleep(10 * time.Minute)
+		equal(t, "bob", bob.bodies(), want)
+	})
+}
+
 // A push that is lost shows as a gap with the next one, or by a hint.
 func TestLostPushes(t *testing.T) {
 	bubble(t, func(t *testing.T, f *fake) {

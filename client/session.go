@@ -350,25 +350,30 @@ func (c *Client) syncOnce(ctx context.Context, s *session) error {
 	}
 }
 
+// syncPage takes one page of a sync.
 func (c *Client) syncPage(ctx context.Context, s *session, round int) (more bool, err error) {
 	c.mu.Lock()
-	req := &pb.SyncReq{Limit: int32(c.inbox.page)}
+	req := &pb.SyncReq{Limit: int32(c.page)}
 	for id, seq := range c.inbox.Cursors() {
 		req.Cursors = append(req.Cursors, &pb.Cursor{Conversation: id, Seq: seq})
 	}
 	c.mu.Unlock()
 	var resp pb.SyncResp
-	if err := c.do(ctx, &request{command: wire.CmdSync, body: req, into: &resp, only: s}); err != nil {
-		return false, err
-	}
+	err = c.do(ctx, &request{command: wire.CmdSync, body: req, into: &resp, only: s})
 
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if err != nil {
+		// Perhaps the page was too large: for the server's queue to this client, for the time.
+		c.page = max(1, c.page/4)
+		return false, err
+	}
 	progress := c.inbox.Page(deltasOf(resp.GetConversations()))
 	defer c.arrived()
 	switch {
 	case !resp.GetMore():
 		c.inbox.End()
+		c.page = c.inbox.page
 		c.synced = round
 		c.broadcast()
 		return false, nil
