@@ -2,7 +2,9 @@ package boot
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 
 	"github.com/hermod-im/hermod/admin"
@@ -42,6 +44,14 @@ func NewRouter(c config.Config, env *Env) (*Router, error) {
 
 // Ready implements Service.
 func (r *Router) Ready() error { return r.Router.Ready(context.Background()) }
+
+// Close releases the address of a router that was never run.
+func (r *Router) Close() error {
+	if err := r.Router.Close(); !errors.Is(err, net.ErrClosed) {
+		return err
+	}
+	return nil
+}
 
 // URL is where the router is reached from this host.
 func (r *Router) URL() string { return "http://" + r.Addr().String() }

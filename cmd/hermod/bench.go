@@ -62,7 +62,7 @@ Start the servers with --set limits.enabled=false.`,
 		},
 	}
 	flags := cmd.Flags()
-	flags.StringSliceVar(&o.URLs, "url", []string{"ws://127.0.0.1:8000"}, "gateway, ws:// or tcp://; may be given again, pairs are spread over them")
+	flags.StringSliceVar(&o.URLs, "url", []string{defaultURL}, "gateway, ws:// or tcp://; may be given again, pairs are spread over them")
 	flags.StringVar(&o.App, "app", "default", "tenant of the accounts")
 	flags.IntVar(&o.Pairs, "pairs", 100, "pairs of accounts")
 	flags.IntVar(&o.Window, "window", 16, "messages of a pair that are under way at once")

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -120,11 +121,37 @@ func (f *standaloneFlags) announce(ctx context.Context, out io.Writer, s *boot.S
 		}{s.Gateway.WS, s.Gateway.TCP, s.Router.URL(), adminURL, os.Getpid()})
 		return
 	}
-	secret := "--data " + f.data
-	if f.secret != "" {
-		secret = "--secret …"
+	self := command()
+	flags := f.chatFlags(s.Gateway.WS)
+	fmt.Fprintf(out, banner, s.Gateway.WS, s.Gateway.TCP, s.Router.URL(), adminURL, f.data, self, flags, f.secretFlag())
+}
+
+// command is how this program was started, for commands to copy.
+func command() string {
+	if path, err := os.Executable(); err == nil && strings.Contains(path, "go-build") {
+		return "go run ./cmd/hermod"
 	}
-	fmt.Fprintf(out, banner, s.Gateway.WS, s.Gateway.TCP, s.Router.URL(), adminURL, f.data, secret)
+	return os.Args[0]
+}
+
+// secretFlag is the flag that lets other commands use the same secret.
+func (f *standaloneFlags) secretFlag() string {
+	switch {
+	case f.secret != "":
+		return " --secret …"
+	case f.data != defaultData:
+		return " --data " + f.data
+	default:
+		return ""
+	}
+}
+
+// chatFlags are those that 'hermod chat' needs besides the names.
+func (f *standaloneFlags) chatFlags(ws string) string {
+	if ws == defaultURL {
+		return f.secretFlag()
+	}
+	return " --url " + ws + f.secretFlag()
 }
 
 const banner = `
@@ -138,13 +165,13 @@ hermod is ready.
 
 Chat in two other terminals:
 
-  hermod chat --as alice --to bob %[6]s
-  hermod chat --as bob --to alice %[6]s
+  %[6]s chat --as alice --to bob%[7]s
+  %[6]s chat --as bob --to alice%[7]s
 
 A token for a client of your own:
 
-  hermod token --account alice %[6]s
+  %[6]s token --account alice%[8]s
 
-Stop with Ctrl-C. ('hermod' is 'go run ./cmd/hermod' in a checkout.)
+Stop with Ctrl-C.
 
 `
