@@ -145,7 +145,7 @@ func (c *Client) Register(ctx context.Context, i naming.Instance) error {
 	if err := validMeta(i.Meta); err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, visibleTimeout)
+	ctx, cancel := c.within(ctx, visibleTimeout)
 	defer cancel()
 	r, err := c.registration(i.ID)
 	if err != nil {
@@ -192,7 +192,7 @@ func (c *Client) Deregister(ctx context.Context, id string) error {
 	}
 	r.cancel()
 	<-r.done
-	ctx, cancel := context.WithTimeout(ctx, visibleTimeout)
+	ctx, cancel := c.within(ctx, visibleTimeout)
 	defer cancel()
 	service, err := r.bury(ctx)
 	if err != nil {
@@ -209,7 +209,7 @@ func (c *Client) Find(ctx context.Context, service string) ([]naming.Instance, e
 	if c.ctx.Err() != nil {
 		return nil, naming.ErrClosed
 	}
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	ctx, cancel := c.within(ctx, callTimeout)
 	defer cancel()
 	entries, _, err := c.query(ctx, service, &api.QueryOptions{RequireConsistent: true})
 	if err != nil {
@@ -236,9 +236,24 @@ func (c *Client) Close() error {
 	return nil
 }
 
-// query asks Consul's servers for all instances of a service, whatever their health.
+// within bounds a caller's ctx by a time and by Close.
+func (c *Client) within(ctx context.Context, d time.Duration) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithTimeout(ctx, d)
+	unhook := context.AfterFunc(c.ctx, cancel)
+	return ctx, func() {
+		unhook()
+		cancel()
+	}
+}
+
+// query asks Consul's servers for all instances of a service, whatever their health. A token that
+// may not see them all is an error: Consul says so in a header only, beside an empty list.
 func (c *Client) query(ctx context.Context, service string, q *api.QueryOptions) ([]*api.ServiceEntry, *api.QueryMeta, error) {
-	return c.api.Health().Service(c.opts.Prefix+service, "", false, q.WithContext(ctx))
+	entries, meta, err := c.api.Health().Service(c.opts.Prefix+service, "", false, q.WithContext(ctx))
+	if err == nil && meta.ResultsFilteredByACLs {
+		err = errors.New("the ACL token may not read this service and its nodes")
+	}
+	return entries, meta, err
 }
 
 // awaitVisible waits until Consul's servers know the instance as it is: the agent tells them in the background.

@@ -105,13 +105,16 @@ func (r *registration) renew(ctx context.Context) error {
 	if !r.stored {
 		return r.storeLocked(ctx)
 	}
-	err := r.passLocked(ctx)
-	if err == nil || !isAnswer(err) {
+	refusal := r.passLocked(ctx)
+	if refusal == nil || !isAnswer(refusal) {
+		return refusal
+	}
+	r.stored = false
+	if err := r.storeLocked(ctx); err != nil {
 		return err
 	}
-	r.client.opts.Logger.Infof("consul: registering %s again: %v", r.instance.ID, err)
-	r.stored = false
-	return r.storeLocked(ctx)
+	r.client.opts.Logger.Infof("consul: registered %s again, which the agent had lost: %v", r.instance.ID, refusal)
+	return nil
 }
 
 // storeLocked registers the instance as it should be. Its checks keep their status when the agent
