@@ -143,11 +143,11 @@ func (l *Link) run(ctx context.Context) {
 }
 
 // dial connects and does the dialling side of the handshake.
-func (l *Link) dial() (client im.Client, err error) {
+func (l *Link) dial() (_ im.Client, err error) {
 	l.mu.Lock()
 	address := l.address
 	l.mu.Unlock()
-	client = l.set.opts.NewClient(l.set.opts.Self.ID, l.peer)
+	client := l.set.opts.NewClient(l.set.opts.Self.ID, l.peer)
 	if err := client.Connect(address); err != nil {
 		return nil, fmt.Errorf("dial %s: %w", address, err)
 	}
