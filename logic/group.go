@@ -3,6 +3,7 @@ package logic
 import (
 	"context"
 	"errors"
+	"slices"
 
 	"google.golang.org/protobuf/proto"
 
@@ -23,6 +24,9 @@ func (g *group) create(ctx context.Context, c *Context, req *pb.GroupCreateReq) 
 		return nil, wire.Errorf(wire.StatusInvalidBody, "a group has at most %d members", g.maxMembers)
 	}
 	who := c.Account()
+	others := without(req.Members, who.Account)
+	slices.Sort(others)
+	others = slices.Compact(others)
 	new := storage.Group{
 		App:          who.App,
 		Name:         req.Name,
@@ -31,14 +35,13 @@ func (g *group) create(ctx context.Context, c *Context, req *pb.GroupCreateReq) 
 		Owner:        who.Account,
 		Members:      []storage.Member{{Account: who.Account}},
 	}
-	for _, m := range without(req.Members, who.Account) {
+	for _, m := range others {
 		new.Members = append(new.Members, storage.Member{Account: m})
 	}
 	id, err := g.groups.CreateGroup(ctx, new)
 	if err != nil {
 		return nil, err
 	}
-	others := without(req.Members, who.Account)
 	notify := &pb.GroupCreateNotify{GroupId: id, Members: append([]string{who.Account}, others...)}
 	g.dispatch.notify(who.App, others, wire.Header{Command: wire.CmdGroupCreate, Dest: id}, notify)
 	return &pb.GroupCreateResp{GroupId: id}, nil
