@@ -110,7 +110,7 @@ func mariadbTemplate(ctx context.Context, server string) (string, error) {
 		}
 		args := []string{
 			"--no-defaults", "--datadir=" + dir, "--auth-root-authentication-method=normal", "--skip-test-db",
-			"--skip-name-resolve", // it would insist on finding this machine's name
+			"--skip-name-resolve",        // it would insist on finding this machine's name
 			"--innodb-log-file-size=16M", // a small template copies faster; the server grows it if asked to
 		}
 		if os.Geteuid() == 0 {
