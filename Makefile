@@ -43,7 +43,7 @@ build: ## The binaries, into bin/
 ##@ Test
 .PHONY: test
 test: install consul ## All tests with the race detector, on real MariaDB, Redis and Consul
-	$(WITH_COMPONENTS) go test -race -timeout $(TEST_TIMEOUT) $(TESTFLAGS) $(PKG)
+	export HERMOD_TEST_RACE=1; $(WITH_COMPONENTS) go test -race -timeout $(TEST_TIMEOUT) $(TESTFLAGS) $(PKG)
 
 .PHONY: test-short
 test-short: ## The tests that need nothing but Go
