@@ -1,39 +1,23 @@
 package sql
 
 import (
-	"bytes"
 	"cmp"
 	"context"
-	"crypto/sha256"
 	stdsql "database/sql"
 	"errors"
 	"fmt"
 	"slices"
 	"strings"
+	"unicode/utf8"
 
 	"gorm.io/gorm"
 
 	"github.com/hermod-im/hermod/storage"
 )
 
-// Bounds of one INSERT of messages: rows keep the placeholders (10 each) below SQLite's 32,766,
-// bytes keep the statement below the smallest usual max_allowed_packet, 16 MiB, even if all is escaped.
-const (
-	insertRows  = 1000
-	insertBytes = maxBody
-)
-
-// clientKey identifies a send within its conversation.
-type clientKey [16]byte
-
-func keyOf(d *storage.Draft) clientKey {
-	buf := make([]byte, 0, 1+maxName+maxClientID)
-	buf = append(buf, byte(len(d.Sender)))
-	buf = append(buf, d.Sender...)
-	buf = append(buf, d.ClientID...)
-	sum := sha256.Sum256(buf)
-	return clientKey(sum[:16])
-}
+// insertBytes bounds the bodies of one INSERT, so that the statement stays below the smallest usual
+// max_allowed_packet, 16 MiB, even if all of it is escaped.
+const insertBytes = maxBody
 
 // batch is the drafts of one Append that passed validation, and what is known of their conversations.
 type batch struct {
@@ -50,7 +34,7 @@ type batch struct {
 type entry struct {
 	*storage.Draft
 	target *target
-	key    clientKey // if ClientID is set
+	key    int64 // clientKey, if ClientID is set
 }
 
 // target is one conversation that the batch appends to.
@@ -66,12 +50,15 @@ type target struct {
 	lastID  int64
 	version int64
 	members *members
-	stored  map[clientKey]stored
+	stored  map[int64]stored
 	moved   bool
 }
 
 // stored is what a message with a ClientID got the first time.
-type stored struct{ seq, messageID, sendTime int64 }
+type stored struct {
+	sender, clientID         string
+	seq, messageID, sendTime int64
+}
 
 // Append implements storage.Messages.
 func (s *Store) Append(ctx context.Context, drafts []*storage.Draft) error {
@@ -137,7 +124,7 @@ func newBatch(drafts []*storage.Draft) *batch {
 		if d.ClientID == "" {
 			b.repeatable = false
 		} else {
-			e.key = keyOf(d)
+			e.key = clientKey(d.Sender, d.ClientID)
 		}
 		b.entries = append(b.entries, e)
 	}
@@ -152,7 +139,7 @@ func validate(d *storage.Draft) error {
 		invalid("app", d.App, 0, maxName),
 		invalid("sender", d.Sender, 1, maxName),
 		invalid("dest", d.Dest, 1, maxName),
-		invalid("client_id", d.ClientID, 0, maxClientID),
+		validClientID(d.ClientID),
 		invalid("body", d.Body, 0, maxBody),
 		invalid("extra", d.Extra, 0, maxExtra),
 	} {
@@ -161,6 +148,13 @@ func validate(d *storage.Draft) error {
 		}
 	}
 	return nil
+}
+
+func validClientID(id string) error {
+	if !utf8.ValidString(id) {
+		return fmt.Errorf("%w: client_id is not UTF-8", storage.ErrInvalid)
+	}
+	return invalid("client_id", id, 0, maxClientID)
 }
 
 // resolveTargets finds or makes the conversations of two and sorts the targets by id.
@@ -244,7 +238,7 @@ func (s *Store) lock(tx *gorm.DB, targets []*target) error {
 func (s *Store) lookUp(tx *gorm.DB, b *batch) error {
 	type wanted struct {
 		target *target
-		key    clientKey
+		key    int64
 	}
 	var all []wanted
 	for _, e := range b.entries {
@@ -253,7 +247,7 @@ func (s *Store) lookUp(tx *gorm.DB, b *batch) error {
 		}
 	}
 	slices.SortFunc(all, func(x, y wanted) int {
-		return cmp.Or(cmp.Compare(x.target.id, y.target.id), bytes.Compare(x.key[:], y.key[:]))
+		return cmp.Or(cmp.Compare(x.target.id, y.target.id), cmp.Compare(x.key, y.key))
 	})
 	for part := range slices.Chunk(all, chunk) {
 		var where strings.Builder
@@ -271,22 +265,21 @@ func (s *Store) lookUp(tx *gorm.DB, b *batch) error {
 			default:
 				where.WriteString(", ?")
 			}
-			args = append(args, w.key[:])
+			args = append(args, w.key)
 		}
 		err := s.query(tx, func(rows *stdsql.Rows) error {
-			var id int64
-			var key []byte
+			var id, key int64
 			var was stored
-			if err := rows.Scan(&id, &key, &was.seq, &was.messageID, &was.sendTime); err != nil {
+			if err := rows.Scan(&id, &key, &was.sender, (*clientID)(&was.clientID), &was.seq, &was.messageID, &was.sendTime); err != nil {
 				return err
 			}
 			t := byID[id]
 			if t.stored == nil {
-				t.stored = make(map[clientKey]stored)
+				t.stored = make(map[int64]stored)
 			}
-			t.stored[clientKey(key)] = was
+			t.stored[key] = was
 			return nil
-		}, "SELECT conversation_id, client_key, seq, message_id, send_time FROM messages"+s.dialect.index("messages_client")+
+		}, "SELECT conversation_id, client_key, sender, client_id, seq, message_id, send_time FROM messages"+s.dialect.index("messages_client")+
 			" WHERE "+where.String()+")", args...)
 		if err != nil {
 			return fmt.Errorf("look up client ids: %w", err)
@@ -312,6 +305,10 @@ func (s *Store) number(b *batch) (fresh []entry, err error) {
 		e.Conversation, e.Members = t.id, t.members.accounts
 		if e.ClientID != "" {
 			if was, ok := t.stored[e.key]; ok {
+				if was.sender != e.Sender || was.clientID != e.ClientID {
+					e.Err = fmt.Errorf("%w: this client_id cannot be told from another one here", storage.ErrInvalid)
+					continue
+				}
 				e.Seq, e.MessageID, e.SendTime, e.Duplicate = was.seq, was.messageID, was.sendTime, true
 				continue
 			}
@@ -324,9 +321,9 @@ func (s *Store) number(b *batch) (fresh []entry, err error) {
 		e.Seq, e.MessageID = t.lastSeq, t.lastID
 		if e.ClientID != "" {
 			if t.stored == nil {
-				t.stored = make(map[clientKey]stored)
+				t.stored = make(map[int64]stored)
 			}
-			t.stored[e.key] = stored{e.Seq, e.MessageID, e.SendTime}
+			t.stored[e.key] = stored{e.Sender, e.ClientID, e.Seq, e.MessageID, e.SendTime}
 		}
 		fresh = append(fresh, e)
 	}
@@ -335,22 +332,22 @@ func (s *Store) number(b *batch) (fresh []entry, err error) {
 
 // insert stores the messages with as few statements as the bounds allow.
 func (s *Store) insert(tx *gorm.DB, fresh []entry) error {
-	const columns = "INSERT INTO messages (conversation_id, seq, message_id, sender, client_key, client_id, type, body, extra, send_time) VALUES "
+	columns := s.dialect.insert + "messages (conversation_id, seq, message_id, sender, client_key, client_id, type, body, extra, send_time) VALUES "
 	const row = "(?,?,?,?,?,?,?,?,?,?)"
 	for len(fresh) > 0 {
-		args := make([]any, 0, 10*min(len(fresh), insertRows))
+		args := make([]any, 0, 10*min(len(fresh), s.dialect.rows))
 		n := 0
-		for size := 0; n < len(fresh) && n < insertRows; n++ {
+		for size := 0; n < len(fresh) && n < s.dialect.rows; n++ {
 			e := &fresh[n]
 			size += len(e.Body) + len(e.Extra)
 			if n > 0 && size > insertBytes {
 				break
 			}
-			var key, id []byte
+			var key any
 			if e.ClientID != "" {
-				key, id = e.key[:], []byte(e.ClientID)
+				key = e.key
 			}
-			args = append(args, e.Conversation, e.Seq, e.MessageID, []byte(e.Sender), key, id, e.Type, []byte(e.Body), orNull(e.Extra), e.SendTime)
+			args = append(args, e.Conversation, e.Seq, e.MessageID, []byte(e.Sender), key, clientID(e.ClientID), e.Type, []byte(e.Body), orNull(e.Extra), e.SendTime)
 		}
 		query := columns + row + strings.Repeat(","+row, n-1)
 		if err := s.exec(tx, query, args...); err != nil {
@@ -364,7 +361,7 @@ func (s *Store) insert(tx *gorm.DB, fresh []entry) error {
 // move moves the conversations' last seqs and ids on.
 func (s *Store) move(tx *gorm.DB, targets []*target) error {
 	moved := slices.DeleteFunc(slices.Clone(targets), func(t *target) bool { return !t.moved })
-	for part := range slices.Chunk(moved, chunk) {
+	for part := range slices.Chunk(moved, min(chunk, s.dialect.rows)) {
 		cases := strings.Repeat(" WHEN ? THEN ?", len(part))
 		args := make([]any, 0, 5*len(part))
 		for _, t := range part {

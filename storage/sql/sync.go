@@ -81,7 +81,7 @@ func whereSpans(spans []span) (string, []any) {
 const messageColumns = "conversation_id, seq, message_id, sender, client_id, type, body, extra, send_time"
 
 func scanMessage(rows *stdsql.Rows) (m storage.Message, err error) {
-	err = rows.Scan(&m.Conversation, &m.Seq, &m.ID, (*octets)(&m.Sender), (*octets)(&m.ClientID),
+	err = rows.Scan(&m.Conversation, &m.Seq, &m.ID, (*octets)(&m.Sender), (*clientID)(&m.ClientID),
 		&m.Type, (*octets)(&m.Body), (*octets)(&m.Extra), &m.SendTime)
 	return m, err
 }

@@ -33,7 +33,7 @@ CREATE TABLE messages (
     conversation_id INTEGER NOT NULL,
     seq             INTEGER NOT NULL,
     sender          BLOB    NOT NULL,
-    client_key      BLOB,
+    client_key      INTEGER,
     client_id       BLOB,
     type            INTEGER NOT NULL,
     body            BLOB    NOT NULL,

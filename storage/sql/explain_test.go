@@ -1,0 +1,290 @@
+package sql
+
+import (
+	"context"
+	stdsql "database/sql"
+	"fmt"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	"gorm.io/gorm"
+
+	"github.com/hermod-im/hermod/storage"
+	"github.com/hermod-im/hermod/storage/snowflake"
+	"github.com/hermod-im/hermod/test/component"
+)
+
+// statement is one that a store has run.
+type statement struct {
+	query string
+	args  []any
+}
+
+// recorder is a pool that remembers what goes through it.
+type recorder struct {
+	*stdsql.DB
+	log *recording
+}
+
+type recording struct {
+	mu         sync.Mutex
+	statements []statement
+}
+
+func (r *recording) add(query string, args []any) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.statements = append(r.statements, statement{query, args})
+}
+
+func (r *recording) take() []statement {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	out := r.statements
+	r.statements = nil
+	return out
+}
+
+func (r recorder) ExecContext(ctx context.Context, query string, args ...any) (stdsql.Result, error) {
+	r.log.add(query, args)
+	return r.DB.ExecContext(ctx, query, args...)
+}
+
+func (r recorder) QueryContext(ctx context.Context, query string, args ...any) (*stdsql.Rows, error) {
+	r.log.add(query, args)
+	return r.DB.QueryContext(ctx, query, args...)
+}
+
+func (r recorder) BeginTx(ctx context.Context, o *stdsql.TxOptions) (gorm.ConnPool, error) {
+	tx, err := r.DB.BeginTx(ctx, o)
+	return &recorderTx{tx, r.log}, err
+}
+
+type recorderTx struct {
+	*stdsql.Tx
+	log *recording
+}
+
+func (r *recorderTx) ExecContext(ctx context.Context, query string, args ...any) (stdsql.Result, error) {
+	r.log.add(query, args)
+	return r.Tx.ExecContext(ctx, query, args...)
+}
+
+func (r *recorderTx) QueryContext(ctx context.Context, query string, args ...any) (*stdsql.Rows, error) {
+	r.log.add(query, args)
+	return r.Tx.QueryContext(ctx, query, args...)
+}
+
+// record makes the store remember its statements.
+func record(s *Store) *recording {
+	log := new(recording)
+	for _, db := range []*gorm.DB{s.writer, s.reader} {
+		if pool, ok := db.Statement.ConnPool.(*stdsql.DB); ok {
+			db.Statement.ConnPool = recorder{pool, log}
+		}
+	}
+	return log
+}
+
+func newStore(t testing.TB, o Options) *Store {
+	t.Helper()
+	ids, err := snowflake.New(snowflake.Fixed(1))
+	require.NoError(t, err)
+	s, err := Open(t.Context(), o, ids)
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, s.Close()) })
+	_, err = s.Migrate(t.Context())
+	require.NoError(t, err)
+	return s
+}
+
+// onEach runs the test on every database there is.
+func onEach(t *testing.T, test func(t *testing.T, o Options)) {
+	t.Run("sqlite", func(t *testing.T) {
+		test(t, Options{Driver: DriverSQLite, DSN: filepath.Join(t.TempDir(), "hermod.db")})
+	})
+	t.Run("mariadb", func(t *testing.T) {
+		test(t, Options{Driver: DriverMySQL, DSN: component.Database(t, component.MySQL(t))})
+	})
+	if server, ok := component.MySQL9(t); ok {
+		t.Run("mysql9", func(t *testing.T) {
+			test(t, Options{Driver: DriverMySQL, DSN: component.Database(t, server)})
+		})
+	}
+}
+
+// Flaw 24: "no index that serves the query". Whether the tables' statistics are there or not.
+func TestEveryStatementIsServedByAnIndex(t *testing.T) {
+	onEach(t, func(t *testing.T, o Options) {
+		s := newStore(t, o)
+		ctx := t.Context()
+		const peers = 400
+		group, err := s.CreateGroup(ctx, storage.Group{App: "app", Owner: "alice", Members: manyMembers(300)})
+		require.NoError(t, err)
+		for round := range 10 {
+			var batch []*storage.Draft
+			for i := range peers {
+				batch = append(batch,
+					&storage.Draft{App: "app", Kind: storage.KindUser, Sender: "alice", Dest: fmt.Sprint("peer", i), ClientID: fmt.Sprint(round)},
+					&storage.Draft{App: "app", Kind: storage.KindUser, Sender: fmt.Sprint("x", i), Dest: "y"})
+			}
+			require.NoError(t, s.Append(ctx, batch))
+		}
+		log := record(s)
+		exercise(t, s, group)
+		statements := log.take()
+		require.Greater(t, len(statements), 30)
+		if o.Driver == DriverMySQL {
+			checkMySQLPlans(t, s, statements)
+			for _, table := range []string{"conversations", "members", "messages", "chat_groups"} {
+				require.NoError(t, s.exec(s.writer.WithContext(ctx), "ANALYZE TABLE "+table))
+			}
+			checkMySQLPlans(t, s, statements)
+		} else {
+			checkSQLitePlans(t, s, statements)
+		}
+	})
+}
+
+func manyMembers(n int) []storage.Member {
+	out := make([]storage.Member, n)
+	for i := range out {
+		out[i].Account = fmt.Sprint("member", i)
+	}
+	return out
+}
+
+// exercise uses everything that a store offers, cold and warm.
+func exercise(t *testing.T, s *Store, group string) {
+	t.Helper()
+	ctx := t.Context()
+	user := func(clientID string) *storage.Draft {
+		return &storage.Draft{App: "app", Kind: storage.KindUser, Sender: "alice", Dest: "peer7", ClientID: clientID}
+	}
+	talk := &storage.Draft{App: "app", Kind: storage.KindGroup, Sender: "alice", Dest: group}
+	fresh := &storage.Draft{App: "app", Kind: storage.KindUser, Sender: "alice", Dest: "somebody new"}
+	s.conversations.InvalidateAll()
+	first := user("new")
+	require.NoError(t, s.Append(ctx, []*storage.Draft{first, talk, fresh}))
+	require.NoError(t, s.Append(ctx, []*storage.Draft{user("new"), user("newer"), talk}))
+	_, err := s.Join(ctx, "app", group, "new member", 1000)
+	require.NoError(t, err)
+	_, err = s.Group(ctx, "app", group, "alice")
+	require.NoError(t, err)
+	_, err = s.Quit(ctx, "app", group, "alice")
+	require.NoError(t, err)
+
+	_, _, err = s.Sync(ctx, "app", "alice", nil, 300)
+	require.NoError(t, err)
+	_, err = s.History(ctx, "app", "alice", storage.Range{Kind: storage.KindUser, Dest: "peer3", Limit: 50})
+	require.NoError(t, err)
+	_, err = s.History(ctx, "app", "alice", storage.Range{Conversation: first.Conversation, BeforeSeq: 5, Limit: 50})
+	require.NoError(t, err)
+	entries, err := s.Index(ctx, "app", "alice", 0, 200)
+	require.NoError(t, err)
+	last := entries[len(entries)-1].ID
+	_, err = s.Index(ctx, "app", "alice", last, 200)
+	require.NoError(t, err)
+	_, err = s.Content(ctx, "app", "alice", []int64{entries[0].ID, last})
+	require.NoError(t, err)
+	require.NoError(t, s.Ack(ctx, "app", "alice", last))
+	require.NoError(t, s.PrimeIDs(ctx))
+}
+
+func explainable(query string) bool {
+	verb, _, _ := strings.Cut(query, " ")
+	return verb == "SELECT" || verb == "UPDATE" || verb == "DELETE"
+}
+
+func checkMySQLPlans(t *testing.T, s *Store, statements []statement) {
+	t.Helper()
+	for _, st := range statements {
+		if !explainable(st.query) {
+			continue
+		}
+		rows, err := s.pools[0].Query("EXPLAIN "+st.query, st.args...)
+		require.NoError(t, err, st.query)
+		columns, err := rows.Columns()
+		require.NoError(t, err)
+		for rows.Next() {
+			values := make([]stdsql.NullString, len(columns))
+			into := make([]any, len(columns))
+			for i := range values {
+				into[i] = &values[i]
+			}
+			require.NoError(t, rows.Scan(into...))
+			plan := make(map[string]string)
+			for i, c := range columns {
+				plan[strings.ToLower(c)] = values[i].String
+			}
+			switch {
+			case plan["table"] == "" || strings.HasPrefix(plan["table"], "<"): // no table, or a derived one
+			case plan["type"] == "ALL" || plan["type"] == "index" || plan["key"] == "":
+				t.Errorf("%s\nscans: %v", st.query, plan)
+			case strings.Contains(st.query, "messages") && strings.Contains(plan["extra"], "filesort"):
+				t.Errorf("%s\nsorts: %v", st.query, plan)
+			}
+		}
+		require.NoError(t, rows.Close())
+	}
+}
+
+func checkSQLitePlans(t *testing.T, s *Store, statements []statement) {
+	t.Helper()
+	for _, st := range statements {
+		if !explainable(st.query) {
+			continue
+		}
+		rows, err := s.pools[0].Query("EXPLAIN QUERY PLAN "+st.query, st.args...)
+		require.NoError(t, err, st.query)
+		for rows.Next() {
+			var id, parent, unused int
+			var detail string
+			require.NoError(t, rows.Scan(&id, &parent, &unused, &detail))
+			if strings.HasPrefix(detail, "SCAN") && detail != "SCAN v" && !strings.HasSuffix(detail, "CONSTANT ROW") {
+				t.Errorf("%s\nscans: %s", st.query, detail)
+			}
+		}
+		require.NoError(t, rows.Close())
+	}
+}
+
+// A client with a thousand conversations and nothing new costs one query.
+func TestSyncOfNothingIsOneQuery(t *testing.T) {
+	onEach(t, func(t *testing.T, o Options) {
+		s := newStore(t, o)
+		var drafts []*storage.Draft
+		for i := range 1000 {
+			drafts = append(drafts, &storage.Draft{App: "app", Kind: storage.KindUser, Sender: "alice", Dest: fmt.Sprint("peer", i)})
+		}
+		require.NoError(t, s.Append(t.Context(), drafts))
+		cursors := make(map[int64]int64)
+		for _, d := range drafts {
+			cursors[d.Conversation] = d.Seq
+		}
+		log := record(s)
+		deltas, more, err := s.Sync(t.Context(), "app", "alice", cursors, 500)
+		require.NoError(t, err)
+		require.Empty(t, deltas)
+		require.False(t, more)
+		require.Len(t, log.take(), 1)
+	})
+}
+
+// The statements of a batch that needs nothing but to be stored: one each to lock, insert and move.
+func TestAppendIsThreeStatements(t *testing.T) {
+	s := newStore(t, Options{Driver: DriverMySQL, DSN: component.Database(t, component.MySQL(t))})
+	batch := func() (out []*storage.Draft) {
+		for i := range 300 {
+			out = append(out, &storage.Draft{App: "app", Kind: storage.KindUser, Sender: "alice", Dest: fmt.Sprint("peer", i), Body: "x"})
+		}
+		return out
+	}
+	require.NoError(t, s.Append(t.Context(), batch()))
+	log := record(s)
+	require.NoError(t, s.Append(t.Context(), batch()))
+	require.Len(t, log.take(), 3)
+}
