@@ -74,7 +74,7 @@ func (s *Server) accept(conn *Conn, wait time.Duration) (id string, err error) {
 
 // refuse closes a connection that will be no channel; if it speaks frames already, it hears why.
 func (s *Server) refuse(raw net.Conn, conn *Conn, refusal Refusal, err error) {
-	defer s.conns.Done()
+	defer s.running.Done()
 	if conn != nil {
 		s.sayWhy(conn, err)
 		conn.reader.release()

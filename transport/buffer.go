@@ -6,7 +6,7 @@ import (
 )
 
 const (
-	minBufferBits = 9  // 512 bytes
+	minBufferBits = 7  // 128 bytes: a close frame for each of a million channels is not much
 	maxBufferBits = 20 // 1 MiB; larger ones are left to the garbage collector
 )
 

@@ -137,9 +137,9 @@ func TestClientHearsWhy(t *testing.T) {
 // Heartbeats keep both ends alive that are silent otherwise.
 func TestClientHeartbeat(t *testing.T) {
 	forAll(t, func(t *testing.T, v variant) {
-		n := start(t, v, transport.Options{ReadWait: 300 * time.Millisecond}, nil)
-		c := n.client(t, "a", transport.ClientOptions{Heartbeat: 20 * time.Millisecond, ReadWait: 300 * time.Millisecond})
-		late := time.AfterFunc(time.Second, func() { _ = n.Push("a", []byte("still there")) })
+		n := start(t, v, transport.Options{ReadWait: 250 * time.Millisecond}, nil)
+		c := n.client(t, "a", transport.ClientOptions{Heartbeat: 20 * time.Millisecond, ReadWait: 250 * time.Millisecond})
+		late := time.AfterFunc(600*time.Millisecond, func() { _ = n.Push("a", []byte("still there")) })
 		defer late.Stop()
 		require.Equal(t, "still there", read(t, c))
 	})

@@ -1,6 +1,7 @@
 package transport_test
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -301,6 +302,23 @@ func TestHalfClosed(t *testing.T) {
 		p.expectEnd()
 		n.app.untilEvent(t, "disconnect a")
 		require.EqualValues(t, 1, n.metrics.Closed[im.ReasonClosedByPeer].Load())
+	})
+}
+
+// More than one turn's worth of reading, and then the end: epoll reports a hang-up once, and it was
+// forgotten when the poller served other channels in between.
+func TestEndAfterManyTurns(t *testing.T) {
+	forAll(t, func(t *testing.T, v variant) {
+		proceed := make(chan struct{})
+		n := start(t, v, transport.Options{}, &app{receive: func(im.Agent, []byte) { <-proceed }})
+		p := n.join(t, "a")
+		frame := p.frame(im.OpBinary, true, make([]byte, 1000))
+		p.write(bytes.Repeat(frame, 1500))
+		require.NoError(t, p.Conn.(interface{ CloseWrite() error }).CloseWrite())
+		close(proceed)
+		p.expectEnd()
+		n.app.untilEvent(t, "disconnect a")
+		require.EqualValues(t, 1500, n.metrics.FramesIn.Load())
 	})
 }
 

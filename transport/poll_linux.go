@@ -44,6 +44,7 @@ func (ps *pollers) start(h *host, n int) error {
 		p, err := newPoller(h)
 		if err != nil {
 			ps.stop()
+			ps.all = nil
 			return fmt.Errorf("start poller: %w", err)
 		}
 		ps.all = append(ps.all, p)
@@ -132,7 +133,7 @@ type poller struct {
 	// Owned by run.
 	scratch frameReader // of channels between frames
 	src     pollSource
-	turns   []*Channel // to be read again without a new event
+	turns   []event // to be served again: there may be more to read
 
 	ready readyList
 
@@ -160,9 +161,14 @@ func newPoller(h *host) (*poller, error) {
 		_ = unix.Close(epfd)
 		return nil, os.NewSyscallError("set nonblock", err)
 	}
+	file := os.NewFile(uintptr(epfd), "epoll")
+	if err := file.SetDeadline(time.Time{}); err != nil { // it does not
+		_ = file.Close()
+		return nil, fmt.Errorf("watch epoll descriptor: %w", err)
+	}
 	p := &poller{
 		host:   h,
-		file:   os.NewFile(uintptr(epfd), "epoll"),
+		file:   file,
 		epfd:   epfd,
 		began:  time.Now(),
 		done:   make(chan struct{}),
@@ -242,7 +248,7 @@ func (p *poller) run() {
 		return n > 0 || err != nil && err != unix.EINTR || len(p.turns) > 0
 	}
 	for {
-		if waitErr := p.raw.Read(poll); waitErr != nil {
+		if p.raw.Read(poll) != nil {
 			return // stopped
 		}
 		if err != nil && err != unix.EINTR {
@@ -251,8 +257,8 @@ func (p *poller) run() {
 		}
 		turns := p.turns
 		p.turns = nil
-		for _, c := range turns {
-			p.serve(event{c, unix.EPOLLIN})
+		for _, e := range turns {
+			p.serve(e)
 		}
 		events = p.resolve(raw[:max(n, 0)], events[:0])
 		for i, e := range events {
@@ -306,7 +312,7 @@ func (p *poller) serve(e event) {
 	}
 	r.src = &p.src
 	if p.deliver(c, r) {
-		p.turns = append(p.turns, c)
+		p.turns = append(p.turns, e) // as it is: a hang-up is not reported twice
 	}
 }
 
@@ -356,27 +362,25 @@ func (p *poller) park(c *Channel, r *frameReader) {
 
 // sweep closes what has been silent for too long or has not ended in time.
 func (p *poller) sweep() {
-	tick := time.NewTicker(p.tick())
-	defer tick.Stop()
+	clocks := time.NewTicker(tick(min(p.host.writeWait, lingerWait)))
+	defer clocks.Stop()
+	silent := time.NewTicker(tick(p.host.readWait))
+	defer silent.Stop()
 	for {
 		select {
 		case <-p.done:
 			return
-		case <-tick.C:
-			p.sweepSilent()
+		case <-clocks.C:
 			p.sweepClocks()
+		case <-silent.C:
+			p.sweepSilent()
 		}
 	}
 }
 
-// tick is how often the sweep looks: an eighth of the shortest wait.
-func (p *poller) tick() time.Duration {
-	shortest := min(p.host.writeWait, lingerWait)
-	if p.host.readWait > 0 {
-		shortest = min(shortest, p.host.readWait)
-	}
-	return min(max(shortest/8, 5*time.Millisecond), time.Second)
-}
+// tick is how often to look whether the wait is over: it may last an eighth longer, which keeps
+// the look at a million channels rare.
+func tick(wait time.Duration) time.Duration { return max(wait/8, 5*time.Millisecond) }
 
 func (p *poller) sweepSilent() {
 	wait := p.host.readWait.Milliseconds()

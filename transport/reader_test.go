@@ -158,7 +158,7 @@ func TestReaderDoesNotAllocate(t *testing.T) {
 func TestBuffers(t *testing.T) {
 	var bs buffers
 	for _, c := range []struct{ n, capacity int }{
-		{0, 512}, {1, 512}, {512, 512}, {513, 1024}, {64 << 10, 64 << 10}, {1 << 20, 1 << 20}, {1<<20 + 1, 1<<20 + 1},
+		{0, 128}, {1, 128}, {128, 128}, {129, 256}, {64 << 10, 64 << 10}, {1 << 20, 1 << 20}, {1<<20 + 1, 1<<20 + 1},
 	} {
 		b := bs.get(c.n)
 		require.Equal(t, c.capacity, cap(b.data), fmt.Sprint(c.n))

@@ -29,7 +29,8 @@ type Server struct {
 	started   bool
 	stopping  bool
 
-	conns   sync.WaitGroup // handshakes and channels; grows only while not stopping
+	running sync.WaitGroup // accept loops, handshakes and channels; grows only while not stopping
+	quit    chan struct{}  // closed when Shutdown begins
 	stopped chan struct{}  // closed when Shutdown is through
 }
 
@@ -44,6 +45,7 @@ func NewServer(opts Options, endpoints ...Endpoint) *Server {
 		endpoints: endpoints,
 		channels:  NewChannelMap(),
 		pending:   make(map[net.Conn]struct{}),
+		quit:      make(chan struct{}),
 		stopped:   make(chan struct{}),
 	}
 	s.host = &host{
@@ -62,8 +64,8 @@ func NewServer(opts Options, endpoints ...Endpoint) *Server {
 // SetAcceptor sets who decides about new connections. Required.
 func (s *Server) SetAcceptor(a im.Acceptor) { s.acceptor = a }
 
-// SetMessageListener sets who receives. Receive runs on a goroutine that many channels share: it
-// must not block. Required.
+// SetMessageListener sets who receives. With epoll, Receive runs on a goroutine that many channels
+// share: it must not block on anything. Required.
 func (s *Server) SetMessageListener(l im.MessageListener) { s.host.receiver = l }
 
 // SetStateListener sets who hears of ends and, if it is an im.ConnectListener, of beginnings.
@@ -166,10 +168,11 @@ func (s *Server) begin() ([]net.Listener, error) {
 	}
 	if s.opts.Driver == DriverAuto && s.hasPlain() {
 		if err := s.pollers.start(s.host, s.opts.Pollers); err != nil {
-			return nil, err
+			s.host.logf("transport: %v; every connection gets a goroutine", err)
 		}
 	}
 	s.started = true
+	s.running.Add(len(s.listeners))
 	return s.listeners, nil
 }
 
@@ -206,7 +209,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	}
 	ended := make(chan struct{})
 	go func() {
-		s.conns.Wait()
+		s.running.Wait()
 		s.pollers.stop()
 		close(s.stopped)
 		close(ended)
@@ -236,6 +239,7 @@ func (s *Server) stop() bool {
 		return false
 	}
 	s.stopping = true
+	close(s.quit)
 	closeAll(s.listeners)
 	for conn := range s.pending {
 		_ = conn.Close()
@@ -245,7 +249,7 @@ func (s *Server) stop() bool {
 
 // ended is the end of every channel: the host's callback.
 func (s *Server) ended(c *Channel) {
-	defer s.conns.Done()
+	defer s.running.Done()
 	s.channels.Remove(c.id)
 	s.host.metrics.Closed[c.Reason()].Add(1)
 	s.disconnect(c.id)
@@ -268,6 +272,7 @@ func (s *Server) disconnect(id string) {
 
 // acceptLoop accepts until the listener is closed.
 func (s *Server) acceptLoop(ln net.Listener, ep *Endpoint) error {
+	defer s.running.Done()
 	var pause time.Duration
 	for {
 		conn, err := ln.Accept()
@@ -297,10 +302,10 @@ func (s *Server) isStopping() bool {
 	return s.stopping
 }
 
-// sleep waits for d; false if the server stopped meanwhile.
+// sleep waits for d; false if the server is stopping.
 func (s *Server) sleep(d time.Duration) bool {
 	select {
-	case <-s.stopped:
+	case <-s.quit:
 		return false
 	case <-time.After(d):
 		return true
@@ -319,7 +324,7 @@ func (s *Server) admit(conn net.Conn, ep *Endpoint) {
 		refusal = RefusedBusy
 	default:
 		s.pending[conn] = struct{}{}
-		s.conns.Add(1)
+		s.running.Add(1)
 	}
 	s.mu.Unlock()
 	if refusal != numRefusals {
