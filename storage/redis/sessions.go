@@ -247,7 +247,7 @@ func (s *Sessions) askLeases(ctx context.Context, gateways []string, live map[st
 	defer s.mu.Unlock()
 	for i, gateway := range gateways {
 		ttl := left[i].Val()
-		if ttl <= 0 {
+		if ttl < 0 { // 0 is the last millisecond of a lease that still runs, for the scripts too
 			delete(s.live, gateway)
 			continue
 		}
