@@ -33,16 +33,20 @@ var mayImport = map[string][]string{
 	"naming/consul":     {im, "naming"},
 	"naming/namingtest": {im, "naming"},
 
-	"storage":             {im, "wire/..."},
-	"storage/memory":      {im, "wire/...", "storage"},
-	"storage/redis":       {im, "wire/...", "storage"},
-	"storage/sql":         {im, "wire/...", "storage"},
-	"storage/snowflake":   {im, "wire/...", "storage"},
-	"storage/storagetest": {im, "wire/...", "storage", "storage/snowflake"},
+	"storage":           {im, "wire/..."},
+	"storage/memory":    {im, "wire/...", "storage"},
+	"storage/redis":     {im, "wire/...", "storage"},
+	"storage/sql":       {im, "wire/...", "storage"},
+	"storage/snowflake": {im, "wire/...", "storage"},
+
+	"storage/snowflake/consullease": {im, "wire/...", "storage", "storage/snowflake"},
+	"storage/storagetest":           {im, "wire/...", "storage", "storage/snowflake"},
 
 	"transport":           {im},
 	"transport/tcp":       {im, "transport"},
 	"transport/websocket": {im, "transport"},
+
+	"transport/transporttest": {im, "transport"},
 
 	"container": {im, "wire/...", "naming", "transport/..."},
 	"gateway":   {im, "wire/...", "naming", "container", "limit"},
@@ -64,7 +68,7 @@ var mayImport = map[string][]string{
 // testsMayImport is what test files may import beyond their package's row: the package itself, what
 // stands in for a collaborator, and the servers under test.
 var testsMayImport = []string{
-	im, "naming", "naming/memory", "naming/namingtest", "storage", "storage/memory", "storage/storagetest",
+	im, "naming", "naming/memory", "naming/namingtest", "storage", "storage/memory", "storage/snowflake", "storage/storagetest",
 	"transport/...", "wire/...", "test/component",
 }
 
@@ -104,8 +108,8 @@ func TestImportsFollowTheArchitecture(t *testing.T) {
 // What architecture and libraries keep in one place, so that it can be replaced there.
 func TestLibrariesStayWhereTheyBelong(t *testing.T) {
 	owners := map[string][]string{
-		"github.com/go-redis/redis":        {"storage/redis", "storage/snowflake"},
-		"github.com/hashicorp/consul/api":  {"naming/consul", "storage/snowflake"},
+		"github.com/go-redis/redis":        {"storage/redis"},
+		"github.com/hashicorp/consul/api":  {"naming/consul", "storage/snowflake/consullease"},
 		"gorm.io/":                         {"storage/sql"},
 		"github.com/glebarez/":             {"storage/sql"},
 		"github.com/pressly/goose":         {"storage/sql"},
