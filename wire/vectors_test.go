@@ -291,8 +291,10 @@ func logicPackets() []logicPacket {
 		{"meta", &pb.Header{Command: "chat.user.talk", ChannelId: "c", Sequence: 8, Dest: "bob", Meta: []*pb.Meta{
 			{Key: "n", Value: "1", Type: pb.MetaType_META_INT}, {Key: "s", Value: "v", Type: pb.MetaType_META_STRING}, {Key: "f", Value: "1.5", Type: pb.MetaType_META_FLOAT}, {},
 		}}, nil},
-		{"between services", &pb.Header{Command: "chat.user.talk", ChannelId: "gw1-7", Sequence: 10, Flag: push, Dest: "bob", App: "demo", Account: "alice", Device: "phone-1", Channels: []string{"gw1-7", "", "gw1-9"}},
-			&pb.MessagePush{MessageId: 1, Body: "x"}},
+		{
+			"between services", &pb.Header{Command: "chat.user.talk", ChannelId: "gw1-7", Sequence: 10, Flag: push, Dest: "bob", App: "demo", Account: "alice", Device: "phone-1", Channels: []string{"gw1-7", "", "gw1-9"}},
+			&pb.MessagePush{MessageId: 1, Body: "x"},
+		},
 	}
 }
 

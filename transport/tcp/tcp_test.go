@@ -26,7 +26,13 @@ func TestFraming(t *testing.T) {
 
 func FuzzParse(f *testing.F) {
 	for _, b := range [][]byte{
-		nil, {2}, {2, 0, 0, 0, 0}, {2, 0, 0, 4, 1}, {9, 0, 0, 0, 126}, {2, 0xff, 0xff, 0xff, 0xff}, {5, 0, 0, 0, 0},
+		nil,
+		{2},
+		{2, 0, 0, 0, 0},
+		{2, 0, 0, 4, 1},
+		{9, 0, 0, 0, 126},
+		{2, 0xff, 0xff, 0xff, 0xff},
+		{5, 0, 0, 0, 0},
 		Codec{}.AppendFrame(nil, im.OpBinary, make([]byte, 300)),
 		Codec{}.AppendFrame(nil, im.OpClose, []byte{3, 0xe8}),
 	} {
