@@ -264,13 +264,13 @@ func printable(s string) string {
 }
 
 // state says when the connection is lost and back.
-func (c *chat) state(s client.State, err error) {
+func (c *chat) state(s client.State, _ error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	switch {
 	case s == client.StateOffline && !c.lost:
 		c.lost = true
-		fmt.Fprintf(c.out, "  — connection lost (%v); trying again —\n", err)
+		fmt.Fprintln(c.out, "  — connection lost, trying again —")
 	case s == client.StateOnline && c.lost:
 		c.lost = false
 		fmt.Fprintln(c.out, "  — connected again —")
