@@ -23,6 +23,8 @@ type leases struct {
 	held    atomic.Bool   // has been granted once
 	kick    chan struct{} // capacity 1: look now
 
+	flushing sync.Mutex // one flush at a time: run's, and end's while run still runs
+
 	mu    sync.Mutex
 	live  map[string]*session // by channel id; guarded by mu
 	ended []*pb.Session       // to be ended in the store; guarded by mu
@@ -156,6 +158,8 @@ func (l *leases) displace(id string) {
 
 // flush ends the sessions of closed channels, and reports whether none is left.
 func (l *leases) flush(ctx context.Context) bool {
+	l.flushing.Lock()
+	defer l.flushing.Unlock()
 	for {
 		l.mu.Lock()
 		batch := l.ended[:min(sessionBatch, len(l.ended))]
