@@ -146,7 +146,7 @@ func (c *Channel) Push(payload []byte) error { return c.push(im.OpBinary, payloa
 func (c *Channel) push(op im.OpCode, payload []byte) error {
 	c.mu.Lock()
 	defer c.unlock()
-	if err := c.admit(len(payload) + MaxHeader); err != nil {
+	if err := c.admit(); err != nil {
 		return err
 	}
 	c.enqueue(op, payload)
@@ -157,7 +157,7 @@ func (c *Channel) push(op im.OpCode, payload []byte) error {
 func (c *Channel) PushFrame(frame []byte) error {
 	c.mu.Lock()
 	defer c.unlock()
-	if err := c.admit(len(frame)); err != nil {
+	if err := c.admit(); err != nil {
 		return err
 	}
 	c.room(len(frame))
@@ -166,12 +166,13 @@ func (c *Channel) PushFrame(frame []byte) error {
 	return nil
 }
 
-// admit says whether n bytes may be queued. Locked.
-func (c *Channel) admit(n int) error {
+// admit says whether something more may be queued: the bound is on what waits already, so that one
+// packet above it, a page of a sync, still reaches a client that reads. Locked.
+func (c *Channel) admit() error {
 	if c.load() != stateOpen {
 		return im.ErrChannelClosed
 	}
-	if c.queued+n > c.host.queueBytes {
+	if c.queued > c.host.queueBytes {
 		c.host.metrics.QueueFull.Add(1)
 		c.close(im.ReasonSlowConsumer)
 		return im.ErrQueueFull

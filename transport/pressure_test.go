@@ -1,6 +1,7 @@
 package transport_test
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"fmt"
@@ -390,4 +391,16 @@ func TestListenFails(t *testing.T) {
 	require.ErrorContains(t, s.Start(), "listen for tcp")
 	require.Nil(t, s.Addrs())
 	require.NoError(t, s.Shutdown(context.Background()))
+}
+
+// A page of a sync or of contents may be larger than the whole bound: with nothing else waiting it
+// reached no client, and closed it as a slow one.
+func TestOnePacketAboveTheBound(t *testing.T) {
+	forAll(t, func(t *testing.T, v variant) {
+		n := start(t, v, transport.Options{QueueBytes: 64 << 10}, nil)
+		c := n.join(t, "c")
+		page := bytes.Repeat([]byte{7}, 512<<10)
+		require.NoError(t, n.Push("c", page))
+		c.expect(string(page))
+	})
 }

@@ -71,7 +71,8 @@ type Options struct {
 	WriteWait time.Duration
 	// MaxPacket is the largest message accepted, in bytes. Defaults to im.DefaultMaxPacket.
 	MaxPacket int
-	// QueueBytes bounds what may wait to be written to one channel. Defaults to im.DefaultQueueBytes.
+	// QueueBytes bounds what may wait to be written to one channel: above it nothing more is queued,
+	// so the most that ever waits is this and one packet. Defaults to im.DefaultQueueBytes.
 	QueueBytes int
 	// MaxHandshakes bounds the connections that are not accepted yet; more are closed at once.
 	// Defaults to DefaultMaxHandshakes.
