@@ -2,6 +2,7 @@ package container
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"sync"
@@ -36,8 +37,9 @@ type BarrierOptions struct {
 //
 // Once through, the state follows Keep alone: a peer that dies must not stop the others.
 type Barrier struct {
-	opts BarrierOptions
-	wake chan struct{} // capacity 1
+	opts   BarrierOptions
+	wake   chan struct{} // capacity 1
+	passed chan struct{} // closed when the node is ready for the first time
 
 	mu     sync.Mutex
 	list   []naming.Instance // the peers, last heard; guarded by mu
@@ -47,7 +49,12 @@ type Barrier struct {
 
 // NewBarrier returns a barrier that Run works.
 func NewBarrier(opts BarrierOptions) *Barrier {
-	return &Barrier{opts: opts, wake: make(chan struct{}, 1), reason: fmt.Errorf("starting")}
+	return &Barrier{
+		opts:   opts,
+		wake:   make(chan struct{}, 1),
+		passed: make(chan struct{}),
+		reason: errors.New("starting"),
+	}
 }
 
 // Changed makes the barrier look again: a connection came or went.
@@ -58,6 +65,9 @@ func (b *Barrier) Changed() {
 	}
 }
 
+// Passed is closed when the node is ready for the first time: until then it may lack a peer.
+func (b *Barrier) Passed() <-chan struct{} { return b.passed }
+
 // Err is why the node takes no traffic; nil when it does.
 func (b *Barrier) Err() error {
 	b.mu.Lock()
@@ -67,7 +77,7 @@ func (b *Barrier) Err() error {
 
 // Run works the barrier until ctx ends.
 func (b *Barrier) Run(ctx context.Context) error {
-	b.setReason(fmt.Errorf("waiting for the registry"))
+	b.setReason(errors.New("waiting for the registry"))
 	if err := b.opts.Registration.Publish(ctx, setState(naming.StateJoining)); err != nil {
 		return err
 	}
@@ -103,6 +113,7 @@ func (b *Barrier) pass(ctx context.Context) error {
 			}
 			if b.confirm(ctx) {
 				b.setReason(nil)
+				close(b.passed)
 				b.opts.Log.Info("ready")
 				return nil
 			}

@@ -15,6 +15,10 @@ package container
 
 import "time"
 
+// MetaLoginAt is the Meta of a logic node's answer to a login that holds storage.Session.LoginAt as
+// it was stored, in decimal: the fence that the gateway gives when it stores the session again.
+const MetaLoginAt = "login_at"
+
 const (
 	// helloWait bounds the handshake of a link.
 	helloWait = 5 * time.Second

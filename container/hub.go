@@ -1,14 +1,15 @@
 package container
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/sirupsen/logrus"
-	"google.golang.org/protobuf/proto"
 
 	im "github.com/hermod-im/hermod"
 	"github.com/hermod-im/hermod/naming"
@@ -34,9 +35,11 @@ type Hub struct {
 	opts HubOptions
 	next atomic.Uint64 // of channel ids: a peer that redials early has two channels for a moment
 
-	mu    sync.RWMutex
-	peers map[string]im.Channel // by instance; guarded by mu
-	ids   map[string]string     // channel id → instance; guarded by mu
+	mu       sync.RWMutex
+	peers    map[string]im.Channel // by instance; guarded by mu
+	draining bool                  // guarded by mu
+	waiting  map[string]struct{}   // channels whose peer still forwards, while draining; guarded by mu
+	drained  chan struct{}         // closed when draining and nobody forwards any more
 }
 
 var (
@@ -48,13 +51,16 @@ var (
 
 // NewHub returns a hub without peers.
 func NewHub(opts HubOptions) *Hub {
-	return &Hub{opts: opts, peers: map[string]im.Channel{}, ids: map[string]string{}}
+	return &Hub{opts: opts, peers: map[string]im.Channel{}, waiting: map[string]struct{}{}, drained: make(chan struct{})}
 }
 
 // Accept does the handshake of a link. It implements im.Acceptor.
 func (h *Hub) Accept(conn im.Conn, wait time.Duration) (string, error) {
 	if err := conn.SetDeadline(time.Now().Add(min(wait, helloWait))); err != nil {
 		return "", err
+	}
+	if h.isDraining() {
+		return "", errDraining
 	}
 	hello := hello{h.opts.Self, h.opts.Secret}
 	challenge := hello.challenge()
@@ -80,10 +86,12 @@ func (h *Hub) Accept(conn im.Conn, wait time.Duration) (string, error) {
 		return "", err
 	}
 	id := fmt.Sprintf("%s#%d", answer.Instance, h.next.Add(1))
-	h.mu.Lock()
-	h.ids[id] = answer.Instance
-	h.mu.Unlock()
 	return id, conn.SetDeadline(time.Time{})
+}
+
+// peerOf is the instance in a channel's id.
+func peerOf(channel string) string {
+	return channel[:max(0, strings.LastIndexByte(channel, '#'))]
 }
 
 func send(conn im.Conn, payload []byte) error {
@@ -95,9 +103,13 @@ func send(conn im.Conn, payload []byte) error {
 
 // Connect makes the channel the peer's link. It implements im.ConnectListener.
 func (h *Hub) Connect(ch im.Channel) error {
-	h.mu.Lock()
-	peer := h.ids[ch.ID()]
+	peer := peerOf(ch.ID())
 	ch.SetAttachment(peer)
+	h.mu.Lock()
+	if h.draining {
+		h.mu.Unlock()
+		return errDraining
+	}
 	old := h.peers[peer]
 	h.peers[peer] = ch
 	h.mu.Unlock()
@@ -111,13 +123,13 @@ func (h *Hub) Connect(ch im.Channel) error {
 
 // Disconnect forgets the channel. It implements im.StateListener.
 func (h *Hub) Disconnect(id string) error {
+	peer := peerOf(id)
 	h.mu.Lock()
-	peer := h.ids[id]
-	delete(h.ids, id)
 	current := h.peers[peer] != nil && h.peers[peer].ID() == id
 	if current {
 		delete(h.peers, peer)
 	}
+	h.stopsForwarding(id)
 	h.mu.Unlock()
 	if current {
 		h.opts.Log.WithField("peer", peer).Info("link down")
@@ -128,17 +140,70 @@ func (h *Hub) Disconnect(id string) error {
 
 // Receive parses one packet and hands it on. It implements im.MessageListener.
 func (h *Hub) Receive(a im.Agent, payload []byte) {
-	var p wire.LogicPkt
-	if err := p.Unmarshal(payload); err != nil {
-		h.opts.Log.WithField("channel", a.ID()).WithError(err).Error("malformed packet on a link")
-		return
-	}
 	ch, ok := a.(im.Channel)
 	if !ok {
 		return
 	}
+	var p wire.LogicPkt
+	if err := p.Unmarshal(payload); err != nil {
+		// What it was will never be answered; a new link lets the peer know.
+		h.opts.Log.WithField("channel", ch.ID()).WithError(err).Error("malformed packet on a link")
+		ch.Close(im.ReasonProtocolError)
+		return
+	}
+	if p.Command == wire.CmdLinkDrain {
+		h.mu.Lock()
+		h.stopsForwarding(ch.ID())
+		h.mu.Unlock()
+		return
+	}
 	peer, _ := ch.Attachment().(string)
 	h.opts.Receive(peer, a, &p)
+}
+
+// errDraining refuses a link to a node that stops.
+var errDraining = &im.CloseError{Reason: im.ReasonGoingAway, Err: errors.New("this node is draining")}
+
+func (h *Hub) isDraining() bool {
+	h.mu.RLock()
+	defer h.mu.RUnlock()
+	return h.draining
+}
+
+// Drain refuses new links, asks every peer to forward nothing more, and returns when all have
+// answered, behind everything that they had forwarded, or have gone; or with ctx's error. Called once.
+func (h *Hub) Drain(ctx context.Context) error {
+	drain := marshal(wire.Header{Command: wire.CmdLinkDrain, Flag: wire.FlagPush}, nil)
+	h.mu.Lock()
+	h.draining = true
+	for _, ch := range h.peers {
+		if ch.Push(drain) == nil { // else it is closing
+			h.waiting[ch.ID()] = struct{}{}
+		}
+	}
+	h.stopsForwarding("")
+	h.mu.Unlock()
+	select {
+	case <-h.drained:
+		return nil
+	case <-ctx.Done():
+		h.mu.RLock()
+		defer h.mu.RUnlock()
+		return fmt.Errorf("%d links are not drained: %w", len(h.waiting), ctx.Err())
+	}
+}
+
+// stopsForwarding takes a channel off those that Drain waits for. h.mu is held.
+func (h *Hub) stopsForwarding(channel string) {
+	delete(h.waiting, channel)
+	if !h.draining || len(h.waiting) > 0 {
+		return
+	}
+	select {
+	case <-h.drained:
+	default:
+		close(h.drained)
+	}
 }
 
 // ErrNotLinked: there is no link to the peer at the moment. What was to be said is lost; the peer
@@ -163,18 +228,12 @@ func (h *Hub) Linked(peer string) bool {
 	return h.peers[peer] != nil
 }
 
-// Peers returns the instance ids of the connected peers.
-func (h *Hub) Peers() []string {
+// Broadcast queues a packet's bytes to every connected peer. One that takes none loses its link, or
+// has lost it, and makes up for it (I4).
+func (h *Hub) Broadcast(payload []byte) {
 	h.mu.RLock()
 	defer h.mu.RUnlock()
-	out := make([]string, 0, len(h.peers))
-	for id := range h.peers {
-		out = append(out, id)
+	for _, ch := range h.peers {
+		_ = ch.Push(payload)
 	}
-	return out
-}
-
-// PushMessage is Push of a header and a body, which may be nil.
-func (h *Hub) PushMessage(peer string, header wire.Header, body proto.Message) error {
-	return h.Push(peer, marshal(header, body))
 }

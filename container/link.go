@@ -18,13 +18,15 @@ import (
 	"github.com/hermod-im/hermod/wire/pb"
 )
 
-// ErrLinkDown: the link broke before the answer came. The request may or may not have been done.
+// ErrLinkDown: the link is down or drained, and nothing was queued; or, from Request alone, it broke
+// before the answer came, and the request may or may not have been done.
 var ErrLinkDown = errors.New("link down")
 
 // Open is a client's request that was forwarded and not yet answered.
 type Open struct {
 	Channel  string
 	Sequence uint32
+	Command  wire.Command
 }
 
 // Link is the dialling side's connection to one peer: it is dialled again, with backoff, for as
@@ -32,10 +34,10 @@ type Open struct {
 type Link struct {
 	set  *Links // static after construction
 	peer string // naming.Instance.ID
-	name string // naming.Instance.Node
-	hash uint64 // of name, for the selector
+	hash uint64 // of naming.Instance.Node, for the selector
+	tie  uint64 // of peer, for nodes of the same name
 	log  *logrus.Entry
-	gone chan struct{} // closed when the registry lists the peer no more
+	wake chan struct{} // capacity 1: the registry lists the peer no more
 
 	mu       sync.Mutex
 	address  string                         // guarded by mu
@@ -44,7 +46,7 @@ type Link struct {
 	ready    bool                           // last known state of the peer; guarded by mu
 	listed   bool                           // in the registry's last list; guarded by mu
 	wasUp    bool                           // has been connected before; guarded by mu
-	open     map[Open]wire.Command          // guarded by mu
+	open     map[Open]int                   // how often: a client may repeat a sequence; guarded by mu
 	seq      uint32                         // of our own requests; guarded by mu
 	waiters  map[uint32]chan *wire.LogicPkt // our own requests, by sequence; guarded by mu
 }
@@ -52,30 +54,46 @@ type Link struct {
 // Peer is the instance id of the node at the other end.
 func (l *Link) Peer() string { return l.peer }
 
-// Forward queues a client's request. A response is expected and remembered under (channel,
-// sequence): if the link breaks before it comes, LinksOptions.Down gets it. ErrLinkDown,
-// im.ErrQueueFull: nothing was queued.
-func (l *Link) Forward(req Open, cmd wire.Command, payload []byte) error {
+// forward queues a client's request and remembers it until its answer: if the link breaks before,
+// LinksOptions.Down gets it. ErrLinkDown, im.ErrQueueFull: nothing was queued.
+func (l *Link) forward(req Open, payload []byte) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.client == nil {
-		return ErrLinkDown
-	}
-	// Under the lock, so that down() finds either an open request or a client that refuses.
-	if err := l.client.Send(payload); err != nil {
+	// Under the lock, so that down() finds either an open request or a client that refuses, and
+	// nothing follows drain()'s answer.
+	if err := l.send(payload); err != nil {
 		return err
 	}
-	l.open[req] = cmd
+	l.open[req]++
 	return nil
+}
+
+// send queues a packet: ErrLinkDown, im.ErrQueueFull. l.mu is held.
+func (l *Link) send(payload []byte) error {
+	if l.client == nil || l.draining {
+		return ErrLinkDown
+	}
+	err := l.client.Send(payload)
+	if errors.Is(err, im.ErrChannelClosed) {
+		l.client = nil // before its reader has noticed
+		return ErrLinkDown
+	}
+	return err
 }
 
 // Answered forgets an open request. It reports whether it was open.
 func (l *Link) Answered(req Open) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	_, ok := l.open[req]
-	delete(l.open, req)
-	return ok
+	switch n := l.open[req]; n {
+	case 0:
+		return false
+	case 1:
+		delete(l.open, req)
+	default:
+		l.open[req] = n - 1
+	}
+	return true
 }
 
 // Request asks the peer something of our own and waits for the answer: a *wire.Error for a status,
@@ -83,14 +101,10 @@ func (l *Link) Answered(req Open) bool {
 func (l *Link) Request(ctx context.Context, h wire.Header, req, resp proto.Message) error {
 	answer := make(chan *wire.LogicPkt, 1)
 	l.mu.Lock()
-	if l.client == nil {
-		l.mu.Unlock()
-		return ErrLinkDown
-	}
 	l.seq++
 	h.Sequence = l.seq
 	l.waiters[h.Sequence] = answer
-	err := l.client.Send(marshal(h, req))
+	err := l.send(marshal(h, req))
 	l.mu.Unlock()
 	defer l.forget(h.Sequence)
 	if err != nil {
@@ -121,33 +135,43 @@ func (l *Link) run(ctx context.Context) {
 	pause := backoff.NewExponentialBackOff()
 	pause.InitialInterval, pause.MaxInterval = redialMin, redialMax
 	for failures := 0; ; {
-		client, err := l.dial()
+		client, err := l.dial(ctx)
 		if err == nil {
-			pause.Reset()
 			failures = 0
+			since := time.Now()
 			stop := context.AfterFunc(ctx, client.Close)
 			err = l.serve(client)
 			stop()
+			if time.Since(since) > redialMax { // else it may break again and again
+				pause.Reset()
+			}
 			l.log.WithError(err).Info("link down")
 		} else if failures++; failures == 1 || failures%20 == 0 {
 			l.log.WithError(err).WithField("failures", failures).Warn("cannot link")
 		}
+		if l.set.release(l) {
+			return
+		}
 		select {
 		case <-ctx.Done():
 			return
-		case <-l.gone:
-			return
+		case <-l.wake:
 		case <-time.After(pause.NextBackOff()):
+		}
+		if l.set.release(l) {
+			return
 		}
 	}
 }
 
 // dial connects and does the dialling side of the handshake.
-func (l *Link) dial() (_ im.Client, err error) {
+func (l *Link) dial(ctx context.Context) (_ im.Client, err error) {
 	l.mu.Lock()
 	address := l.address
 	l.mu.Unlock()
 	client := l.set.opts.NewClient(l.set.opts.Self.ID, l.peer)
+	stop := context.AfterFunc(ctx, client.Close)
+	defer stop()
 	if err := client.Connect(address); err != nil {
 		return nil, fmt.Errorf("dial %s: %w", address, err)
 	}
@@ -193,12 +217,12 @@ func readHello(client im.Client) (*pb.LinkHello, error) {
 func (l *Link) serve(client im.Client) error {
 	l.mu.Lock()
 	l.client, l.draining = client, false
-	again := l.wasUp
+	missed := l.wasUp || l.ready
 	l.wasUp = true
 	l.mu.Unlock()
 	l.log.Info("link up")
 	l.set.linkChanged()
-	l.set.opts.Up(l, again)
+	l.set.opts.Up(l, missed)
 	err := l.read(client)
 	client.Close()
 	l.down()
@@ -242,17 +266,13 @@ func (l *Link) answer(p *wire.LogicPkt) {
 	}
 }
 
-// drain stops selecting this link and tells the peer, behind all that was forwarded before.
+// drain stops forwarding on this link and tells the peer so, behind all that was forwarded before.
 func (l *Link) drain() {
 	l.mu.Lock()
+	_ = l.send(marshal(wire.Header{Command: wire.CmdLinkDrain, Flag: wire.FlagResponse}, nil)) // a broken link drains too
 	l.draining = true
 	l.mu.Unlock()
 	l.set.linkChanged()
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.client != nil {
-		_ = l.client.Send(marshal(wire.Header{Command: wire.CmdLinkDrain, Flag: wire.FlagResponse}, nil)) // a broken link drains too
-	}
 	l.log.Info("peer is draining")
 }
 
@@ -261,7 +281,7 @@ func (l *Link) down() {
 	l.mu.Lock()
 	l.client = nil
 	open, drained := l.open, l.draining
-	l.open = map[Open]wire.Command{}
+	l.open = map[Open]int{}
 	for seq, w := range l.waiters {
 		close(w)
 		delete(l.waiters, seq)
@@ -282,12 +302,26 @@ func (l *Link) update(i naming.Instance) {
 func (l *Link) unlist() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if !l.listed {
+		return
+	}
 	l.listed = false
+	select {
+	case l.wake <- struct{}{}:
+	default:
+	}
 }
 
-// status is what the selector and the barrier need to know.
+// status is what the selector needs to know.
 func (l *Link) status() (up, ready, listed, draining bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.client != nil, l.ready, l.listed, l.draining
+}
+
+// connected reports whether the link is up, or not to be: its peer drains.
+func (l *Link) connected() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.client != nil || l.draining
 }

@@ -22,11 +22,12 @@ type LinksOptions struct {
 	NewClient func(id, name string) im.Client
 	// Receive gets what peers send, in order per link; p and its body are valid during the call only.
 	Receive func(l *Link, p *wire.LogicPkt)
-	// Up is called when a link can be used; again says that it was up before.
-	Up func(l *Link, again bool)
-	// Down is called after a link broke, with the requests that it has left open. clean: the peer had
-	// drained it, so nothing was lost.
-	Down func(l *Link, open map[Open]wire.Command, clean bool)
+	// Up is called when a link can be used. missed: the peer may have had something to say before,
+	// as the link was up already or the peer takes traffic.
+	Up func(l *Link, missed bool)
+	// Down is called after a link broke, with the requests that it has left open and how often each.
+	// clean: the peer had drained it, so nothing was lost.
+	Down func(l *Link, open map[Open]int, clean bool)
 	// Changed is called after a link came or went or the registry's list changed.
 	Changed func()
 	Log     *logrus.Entry
@@ -42,7 +43,7 @@ type Links struct {
 	usable atomic.Pointer[[]*Link] // what Select chooses from
 
 	mu    sync.Mutex
-	ctx   context.Context  // of Run; nil before; guarded by mu
+	ctx   context.Context  // of Run; nil before and after; guarded by mu
 	links map[string]*Link // by instance; guarded by mu
 }
 
@@ -62,6 +63,8 @@ func (s *Links) Run(ctx context.Context) {
 	}
 	s.mu.Unlock()
 	<-ctx.Done()
+	s.mu.Lock()   // no start is under way any more, and there will be none
+	s.mu.Unlock() //nolint:staticcheck // see above
 	s.wg.Wait()
 }
 
@@ -71,21 +74,18 @@ func (s *Links) start(l *Link) {
 		return
 	}
 	ctx := s.ctx
-	s.wg.Go(func() {
-		l.run(ctx)
-		s.drop(l)
-	})
+	s.wg.Go(func() { l.run(ctx) })
 }
 
-// drop forgets a link that has ended, and starts anew if its peer has been listed again meanwhile.
-func (s *Links) drop(l *Link) {
+// release forgets a link that is down, if its peer is not listed.
+func (s *Links) release(l *Link) bool {
 	s.mu.Lock()
-	_, _, listed, _ := l.status()
-	if s.links[l.peer] == l && !listed {
-		delete(s.links, l.peer)
+	defer s.mu.Unlock()
+	if _, _, listed, _ := l.status(); listed {
+		return false
 	}
-	s.mu.Unlock()
-	s.linkChanged()
+	delete(s.links, l.peer)
+	return true
 }
 
 // Update takes over the registry's list of the service's instances.
@@ -95,7 +95,7 @@ func (s *Links) Update(list []naming.Instance) {
 	for _, i := range list {
 		seen[i.ID] = true
 		l := s.links[i.ID]
-		if l == nil || l.isGone() {
+		if l == nil {
 			l = s.newLink(i)
 			s.links[i.ID] = l
 			s.start(l)
@@ -103,9 +103,8 @@ func (s *Links) Update(list []naming.Instance) {
 		l.update(i)
 	}
 	for id, l := range s.links {
-		if _, _, listed, _ := l.status(); !seen[id] && listed {
+		if !seen[id] {
 			l.unlist()
-			close(l.gone)
 		}
 	}
 	s.mu.Unlock()
@@ -116,31 +115,29 @@ func (s *Links) newLink(i naming.Instance) *Link {
 	l := &Link{
 		set:     s,
 		peer:    i.ID,
-		name:    i.Node,
 		hash:    xxhash.Sum64String(i.Node),
+		tie:     xxhash.Sum64String(i.ID),
 		log:     s.opts.Log.WithField("peer", i.ID),
-		gone:    make(chan struct{}),
-		open:    map[Open]wire.Command{},
+		wake:    make(chan struct{}, 1),
+		open:    map[Open]int{},
 		waiters: map[uint32]chan *wire.LogicPkt{},
 	}
 	l.update(i)
 	return l
 }
 
-func (l *Link) isGone() bool {
-	select {
-	case <-l.gone:
-		return true
-	default:
-		return false
-	}
-}
-
 // linkChanged computes the usable links anew: connected, not draining and ready in the registry; if
 // there are none, those that were ready when the registry was last heard of them, so that a
 // registry that is down or empty changes nothing for nodes that know each other (I7).
 func (s *Links) linkChanged() {
+	s.choose()
+	s.opts.Changed()
+}
+
+// choose is linkChanged without telling.
+func (s *Links) choose() {
 	s.mu.Lock()
+	defer s.mu.Unlock()
 	var usable, known []*Link
 	for _, l := range s.links {
 		up, ready, listed, draining := l.status()
@@ -156,8 +153,6 @@ func (s *Links) linkChanged() {
 		usable = known
 	}
 	s.usable.Store(&usable)
-	s.mu.Unlock()
-	s.opts.Changed()
 }
 
 // Key hashes what a request is about, for Select.
@@ -174,7 +169,7 @@ func (s *Links) Select(key uint64) (*Link, error) {
 	var bestScore uint64
 	for _, l := range usable {
 		score := mix(key ^ l.hash)
-		if best == nil || score > bestScore || score == bestScore && l.peer > best.peer {
+		if best == nil || score > bestScore || score == bestScore && mix(key^l.tie) > mix(key^best.tie) {
 			best, bestScore = l, score
 		}
 	}
@@ -182,6 +177,21 @@ func (s *Links) Select(key uint64) (*Link, error) {
 		return nil, ErrNoPeer
 	}
 	return best, nil
+}
+
+// Forward queues a client's request on the link that Select gives for the key; a response is
+// expected, see Answered. ErrNoPeer, im.ErrQueueFull: nothing was queued.
+func (s *Links) Forward(key uint64, req Open, payload []byte) error {
+	for {
+		l, err := s.Select(key)
+		if err != nil {
+			return err
+		}
+		if err := l.forward(req, payload); !errors.Is(err, ErrLinkDown) {
+			return err
+		}
+		s.choose() // it broke, or its peer drains, since it was chosen
+	}
 }
 
 // mix is the finalizer of MurmurHash3: it spreads every input bit over all output bits.
@@ -196,14 +206,14 @@ func mix(x uint64) uint64 {
 // Usable is the number of links that Select chooses from.
 func (s *Links) Usable() int { return len(*s.usable.Load()) }
 
-// Unlinked returns the instances of the registry's last list that are ready and not connected.
-func (s *Links) Unlinked() []string {
+// Unlinked returns those of a list of the registry that are ready and not connected.
+func (s *Links) Unlinked(list []naming.Instance) []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var out []string
-	for id, l := range s.links {
-		if up, ready, listed, draining := l.status(); ready && listed && !up && !draining {
-			out = append(out, id)
+	for _, i := range naming.Ready(list) {
+		if l := s.links[i.ID]; l == nil || !l.connected() {
+			out = append(out, i.ID)
 		}
 	}
 	return out

@@ -46,9 +46,12 @@ func (g *Gateway) Accept(conn im.Conn, wait time.Duration) (string, error) {
 		g.metrics.logins.WithLabelValues("refused").Inc()
 		return "", refuse(conn, pkt, err)
 	}
+	if err := conn.SetReadDeadline(time.Time{}); err != nil {
+		return "", err
+	}
 	g.joining.Store(s.id, s)
 	g.connections.Add(1) // until Disconnect
-	return s.id, conn.SetReadDeadline(time.Time{})
+	return s.id, nil
 }
 
 // readSignIn returns the first LogicPkt; pings before it are answered.
@@ -96,8 +99,8 @@ func (g *Gateway) admit(pkt *wire.LogicPkt, deadline time.Time) (*session, error
 	if len(req.Device) > maxDevice || len(req.Platform) > maxDevice {
 		return nil, wire.Errorf(wire.StatusInvalidBody, "device and platform are at most %d bytes long", maxDevice)
 	}
-	if g.draining.Load() {
-		return nil, wire.Errorf(wire.StatusSystemException, "this gateway is stopping: connect to another one")
+	if g.isDraining() {
+		return nil, errStopping
 	}
 	if n := g.cfg.MaxConnections; n > 0 && g.connections.Load() >= int64(n) {
 		return nil, wire.Errorf(wire.StatusSystemException, "this gateway is full: connect to another one")
@@ -168,19 +171,21 @@ func (g *Gateway) Connect(ch im.Channel) error {
 	login := s.login
 	s.login = nil
 	ch.SetAttachment(s)
-	g.leases.add(s)
 
+	s.open.Add(1) // so that a gateway that drains waits for the login
+	defer s.answered()
 	pkt, err := g.forwardLogin(s, login)
 	if err != nil {
 		g.metrics.logins.WithLabelValues("failed").Inc()
-		_ = s.begin(response(wire.Header{Command: wire.CmdSignIn, Sequence: login.sequence}, err)) // it is closed next
+		_ = ch.Push(response(wire.Header{Command: wire.CmdSignIn, Sequence: login.sequence}, err)) // it is closed next
 		return &im.CloseError{Reason: refusalReason(err), Err: err}
 	}
 	g.metrics.logins.WithLabelValues("accepted").Inc()
 	return s.begin(pkt)
 }
 
-// forwardLogin asks logic nodes, another one whenever a link breaks, until the login's deadline.
+// forwardLogin asks logic nodes, another one whenever a link breaks, until the login's deadline. A
+// gateway that may still lack a logic node waits (I7): that node's pushes would be lost.
 func (g *Gateway) forwardLogin(s *session, login *signIn) ([]byte, error) {
 	body, err := proto.Marshal(login.req)
 	if err != nil {
@@ -188,37 +193,57 @@ func (g *Gateway) forwardLogin(s *session, login *signIn) ([]byte, error) {
 	}
 	late := time.NewTimer(time.Until(login.deadline))
 	defer late.Stop()
+	select {
+	case <-g.barrier.Passed():
+	case <-g.draining:
+		return nil, errStopping
+	case <-late.C:
+		return nil, errLoginLate
+	}
 	key := container.Key(s.id)
 	for {
-		if err := g.forwardOn(key, s, wire.CmdSignIn, login.sequence, "", body); err == nil {
-			select {
-			case r := <-s.result:
-				if r.pkt != nil {
-					return loginAnswer(r.pkt)
-				}
-				continue // the link broke
-			case <-late.C:
-			}
-		} else {
+		if err := g.forwardOn(key, s, wire.CmdSignIn, login.sequence, "", body); err != nil {
 			select {
 			case <-time.After(loginRetry):
 				continue
+			case <-g.draining:
+				return nil, errStopping
 			case <-late.C:
+				return nil, errLoginLate
 			}
 		}
-		return nil, wire.Errorf(wire.StatusSystemException, "the login took too long: try again")
+		g.leases.add(s)
+		select {
+		case r := <-s.result:
+			if r.pkt != nil {
+				return s.loginAnswer(r.pkt)
+			}
+			// the link broke
+		case <-late.C:
+			return nil, errLoginLate
+		}
 	}
 }
+
+var (
+	errLoginLate = wire.Errorf(wire.StatusSystemException, "the login took too long: try again")
+	errStopping  = wire.Errorf(wire.StatusSystemException, "this gateway is stopping: connect to another one")
+)
 
 // loginRetry is the pause between attempts to forward a login while no logic node takes it.
 const loginRetry = 100 * time.Millisecond
 
 // loginAnswer is the packet for the client, or the error that the logic node gave.
-func loginAnswer(p *wire.LogicPkt) ([]byte, error) {
+func (s *session) loginAnswer(p *wire.LogicPkt) ([]byte, error) {
 	if err := container.AsError(p); err != nil {
 		return nil, err
 	}
-	p.Link = wire.Link{}
+	for _, m := range p.Meta {
+		if at, err := strconv.ParseInt(m.Value, 10, 64); err == nil && m.Key == container.MetaLoginAt {
+			s.loginAt = at
+		}
+	}
+	p.Link, p.Meta = wire.Link{}, nil
 	return p.Append(nil), nil
 }
 

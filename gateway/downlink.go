@@ -22,7 +22,7 @@ func (g *Gateway) deliver(l *container.Link, p *wire.LogicPkt) {
 }
 
 func (g *Gateway) deliverResponse(l *container.Link, p *wire.LogicPkt) {
-	open := l.Answered(container.Open{Channel: p.ChannelID, Sequence: p.Sequence})
+	open := l.Answered(container.Open{Channel: p.ChannelID, Sequence: p.Sequence, Command: p.Command})
 	ch, ok := g.deps.Channels.Get(p.ChannelID)
 	if !ok {
 		g.metrics.undelivered.WithLabelValues("gone").Inc()
@@ -48,6 +48,10 @@ func (g *Gateway) deliverResponse(l *container.Link, p *wire.LogicPkt) {
 // deliverPush encodes the push once and queues the same bytes to every channel it is for.
 func (g *Gateway) deliverPush(p *wire.LogicPkt) {
 	channels := p.Channels
+	if p.Command == wire.CmdSyncHint && len(channels) == 0 {
+		g.hints.want() // the node could not tell for whom its pushes were
+		return
+	}
 	p.Link, p.ChannelID = wire.Link{}, ""
 	payload := p.Append(nil)
 	for _, id := range channels {

@@ -19,7 +19,6 @@ import (
 	"github.com/hermod-im/hermod/container"
 	"github.com/hermod-im/hermod/limit"
 	"github.com/hermod-im/hermod/naming"
-	"github.com/hermod-im/hermod/wire"
 )
 
 // Config is what an operator sets. The zero value of a field means its default.
@@ -68,10 +67,10 @@ type Gateway struct {
 	hints        *hints
 	logins       *limit.Keyed[struct{}]
 
-	joining     sync.Map     // channel id → *session, between Accept and Connect
-	nextID      atomic.Int64 // of channels
-	connections atomic.Int64 // accepted and not yet disconnected
-	draining    atomic.Bool
+	joining     sync.Map      // channel id → *session, between Accept and Connect
+	nextID      atomic.Int64  // of channels
+	connections atomic.Int64  // accepted and not yet disconnected
+	draining    chan struct{} // closed when the gateway stops
 }
 
 // New returns a gateway that Run starts. It takes over the server's listeners.
@@ -85,7 +84,7 @@ func New(cfg Config, deps Deps) *Gateway {
 	if cfg.Drain == 0 {
 		cfg.Drain = 10 * time.Second
 	}
-	g := &Gateway{cfg: cfg, deps: deps, log: deps.Log, metrics: newMetrics(deps.Metrics)}
+	g := &Gateway{cfg: cfg, deps: deps, log: deps.Log, metrics: newMetrics(deps.Metrics), draining: make(chan struct{})}
 	g.registration = container.NewRegistration(deps.Naming, cfg.Instance, g.log)
 	g.links = container.NewLinks(container.LinksOptions{
 		Self:      cfg.Instance,
@@ -105,7 +104,7 @@ func New(cfg Config, deps Deps) *Gateway {
 		Registration: g.registration,
 		Peers:        naming.ServiceLogic,
 		Update:       g.links.Update,
-		Missing:      func([]naming.Instance) []string { return g.links.Unlinked() },
+		Missing:      g.links.Unlinked,
 		Keep:         g.keep,
 		Log:          g.log,
 	})
@@ -118,7 +117,7 @@ func New(cfg Config, deps Deps) *Gateway {
 // keep says why the gateway can take no clients: it needs a logic node and its lease.
 func (g *Gateway) keep() error {
 	switch {
-	case g.draining.Load():
+	case g.isDraining():
 		return errors.New("draining")
 	case g.links.Usable() == 0:
 		return errors.New("no ready logic node is connected")
@@ -126,6 +125,15 @@ func (g *Gateway) keep() error {
 		return errors.New("no lease for sessions yet: is the session store up?")
 	default:
 		return nil
+	}
+}
+
+func (g *Gateway) isDraining() bool {
+	select {
+	case <-g.draining:
+		return true
+	default:
+		return false
 	}
 }
 
@@ -139,8 +147,8 @@ func (g *Gateway) Run(ctx context.Context) error {
 	defer stop()
 	var wg sync.WaitGroup
 	wg.Go(func() { g.links.Run(serving) })
-	wg.Go(func() { g.leases.run(serving) })
 	wg.Go(func() { g.hints.run(serving) })
+	g.leases.start(serving)
 
 	joined, leave := context.WithCancel(ctx)
 	defer leave()
@@ -163,7 +171,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 	case err = <-failed:
 		err = fmt.Errorf("gateway: serve clients: %w", err)
 	}
-	g.draining.Store(true)
+	close(g.draining)
 	leave()
 	registry.Wait()
 	g.drain()
@@ -183,7 +191,7 @@ func (g *Gateway) drain() {
 	if err := g.deps.Server.Shutdown(ctx); err != nil {
 		g.log.WithError(err).Warn("clients cut off")
 	}
-	g.leases.end(ctx)
+	g.leases.end()
 }
 
 // closeClients closes all channels, spread over the drain window, each after its open requests were
@@ -245,18 +253,22 @@ func (g *Gateway) publishLoad(ctx context.Context) {
 	}
 }
 
-// linkUp hints the clients if pushes went amiss while the link was down.
-func (g *Gateway) linkUp(_ *container.Link, again bool) {
-	g.leases.wake()
-	if again {
+// linkUp makes up for what the peer could not say while there was no link: pushes, and kicks of
+// sessions that were displaced.
+func (g *Gateway) linkUp(_ *container.Link, missed bool) {
+	if missed {
+		g.leases.restoreAll()
 		g.hints.want()
 	}
+	g.leases.wake()
 }
 
 // linkDown answers what was open on the link, so that clients can retry at once, and hints them.
-func (g *Gateway) linkDown(_ *container.Link, open map[container.Open]wire.Command, clean bool) {
-	for req, cmd := range open {
-		g.fail(req, cmd)
+func (g *Gateway) linkDown(_ *container.Link, open map[container.Open]int, clean bool) {
+	for req, n := range open {
+		for range n {
+			g.fail(req)
+		}
 	}
 	if !clean {
 		g.hints.want()

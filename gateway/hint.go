@@ -20,8 +20,11 @@ const (
 
 var syncHint = (&wire.LogicPkt{Header: wire.Header{Command: wire.CmdSyncHint, Flag: wire.FlagPush}}).Append(nil)
 
-// hint tells one client that it should sync.
+// hint tells one client that it should sync; one that is logging in will do so anyway.
 func hint(s *session) {
+	if !s.isOnline() {
+		return
+	}
 	if !s.features.Has(wire.FeatureSync) {
 		s.ch.Close(im.ReasonSyncNeeded)
 		return

@@ -17,22 +17,35 @@ import (
 
 // leases keeps the sessions of this gateway's channels: one lease for all, renewed by asking a logic
 // node every third of it. If the lease was lost (the session store was emptied or down), all
-// sessions are stored again in batches; sessions of closed channels are ended in batches.
+// sessions are stored again in batches; sessions of closed channels are ended in batches. Nothing of
+// that takes so long that the lease runs out meanwhile: one goroutine does what is most urgent.
 type leases struct {
 	gateway *Gateway
 	held    atomic.Bool   // has been granted once
 	kick    chan struct{} // capacity 1: look now
+	stop    context.CancelFunc
+	stopped chan struct{}
 
-	flushing sync.Mutex // one flush at a time: run's, and end's while run still runs
+	// Owned by run, and then by end.
 
-	mu    sync.Mutex
-	live  map[string]*session // by channel id; guarded by mu
-	ended []*pb.Session       // to be ended in the store; guarded by mu
+	renewed   time.Time     // when the lease was renewed last
+	refreshed time.Time     // when the sessions were last stored again
+	restoring []*session    // still to be stored again
+	ending    []*pb.Session // being ended in the store
+
+	mu      sync.Mutex
+	live    map[string]*session // by channel id; guarded by mu
+	ended   []*pb.Session       // to be ended in the store, at most maxEnded; guarded by mu
+	restore bool                // the store may lack sessions; guarded by mu
+	hint    bool                // and pushes have been lost for that; guarded by mu
 }
 
 const (
 	// sessionBatch is how many sessions travel in one packet.
 	sessionBatch = 500
+	// maxEnded bounds the sessions that wait to be ended while the store is down: about 60 MB. The
+	// oldest give way; they end with their device's next login or with this gateway.
+	maxEnded = 1 << 18
 	// leaseRetry is the pause after a failure.
 	leaseRetry = 200 * time.Millisecond
 	// leaseCall bounds one request.
@@ -42,9 +55,10 @@ const (
 )
 
 func newLeases(g *Gateway) *leases {
-	return &leases{gateway: g, kick: make(chan struct{}, 1), live: map[string]*session{}}
+	return &leases{gateway: g, kick: make(chan struct{}, 1), stopped: make(chan struct{}), live: map[string]*session{}}
 }
 
+// add notes a session that a logic node may store from now on.
 func (l *leases) add(s *session) {
 	l.mu.Lock()
 	l.live[s.id] = s
@@ -58,8 +72,27 @@ func (l *leases) remove(id string) {
 		l.ended = append(l.ended, s.proto())
 		delete(l.live, id)
 	}
+	if n := len(l.ended) - maxEnded; n > 0 {
+		l.ended = l.ended[n:]
+		l.gateway.metrics.unended.Add(float64(n))
+	}
 	l.mu.Unlock()
 	l.wake()
+}
+
+// restoreAll asks for all live sessions to be stored again.
+func (l *leases) restoreAll() {
+	l.mu.Lock()
+	l.restore = true
+	l.mu.Unlock()
+	l.wake()
+}
+
+// lost is restoreAll after a time in which the store named none of our sessions: pushes were lost.
+func (l *leases) lost() {
+	l.mu.Lock()
+	l.restore, l.hint = true, true
+	l.mu.Unlock()
 }
 
 // wake makes run look now.
@@ -70,78 +103,138 @@ func (l *leases) wake() {
 	}
 }
 
+// start runs the leases until ctx ends or end is called.
+func (l *leases) start(ctx context.Context) {
+	ctx, l.stop = context.WithCancel(ctx)
+	go func() {
+		defer close(l.stopped)
+		l.run(ctx)
+	}()
+}
+
 func (l *leases) run(ctx context.Context) {
-	var renewed, refreshed time.Time
-	refreshed = time.Now()
-	for {
-		pause := l.gateway.cfg.Lease / 3
-		if time.Since(renewed) >= pause || !l.held.Load() {
-			lost, err := l.renew(ctx)
-			if err == nil && (lost || time.Since(refreshed) > refreshEvery) {
-				err = l.restore(ctx)
-				refreshed = time.Now()
-			}
-			if err == nil {
-				renewed = time.Now()
-			}
-		}
-		ok := l.flush(ctx) && time.Since(renewed) < pause
-		if !ok {
-			pause = leaseRetry
-		}
-		select {
-		case <-ctx.Done():
-			return
-		case <-time.After(pause):
-		case <-l.kick:
-			if !ok { // what failed is not tried faster than by itself
-				select {
-				case <-ctx.Done():
-					return
-				case <-time.After(leaseRetry):
-				}
-			}
+	l.refreshed = time.Now()
+	for ctx.Err() == nil {
+		more, err := l.step(ctx)
+		switch {
+		case err != nil:
+			pause(ctx, leaseRetry, nil) // what failed is not tried faster than that
+		case !more:
+			pause(ctx, time.Until(l.renewed.Add(l.period())), l.kick)
 		}
 	}
 }
 
-// renew extends the lease; lost says that the store did not know it.
-func (l *leases) renew(ctx context.Context) (lost bool, err error) {
+// pause returns after d, at a kick, or when ctx ends.
+func pause(ctx context.Context, d time.Duration, kick <-chan struct{}) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-kick:
+	case <-ctx.Done():
+	}
+}
+
+// period is the time from one renewal of the lease to the next.
+func (l *leases) period() time.Duration { return l.gateway.cfg.Lease / 3 }
+
+// step does the most urgent thing, in one request, and reports whether there may be more to do.
+func (l *leases) step(ctx context.Context) (more bool, err error) {
+	switch {
+	case time.Since(l.renewed) >= l.period():
+		return true, l.renew(ctx)
+	case l.mustRestore():
+		return true, l.restoreSome(ctx)
+	default:
+		return l.endSome(ctx)
+	}
+}
+
+// renew extends the lease. After a failure nobody knows whether the answer would have been that the
+// store did not know it: the sessions are stored again to be sure.
+func (l *leases) renew(ctx context.Context) error {
 	req := &pb.LeaseRenewReq{Gateway: l.gateway.cfg.Instance.ID, LeaseMs: l.gateway.cfg.Lease.Milliseconds()}
 	var resp pb.LeaseRenewResp
 	if err := l.call(ctx, wire.CmdSessionRenew, req, &resp); err != nil {
-		return false, err
+		l.restoreAll()
+		return err
 	}
+	if resp.Lost || time.Since(l.renewed) > l.gateway.cfg.Lease {
+		l.lost()
+	}
+	l.renewed = time.Now()
 	if !l.held.Swap(true) {
 		l.gateway.barrier.Changed()
 	}
-	return resp.Lost, nil
+	return nil
 }
 
-// restore stores all live sessions again and closes those that have been displaced meanwhile.
-func (l *leases) restore(ctx context.Context) error {
+// mustRestore reports whether sessions are to be stored again, and lists them at first.
+func (l *leases) mustRestore() bool {
+	if len(l.restoring) > 0 {
+		return true
+	}
 	l.mu.Lock()
-	var all []*pb.Session
+	defer l.mu.Unlock()
+	if !l.restore && time.Since(l.refreshed) < refreshEvery {
+		return false
+	}
+	l.restore = false
 	for _, s := range l.live {
-		all = append(all, s.proto())
+		l.restoring = append(l.restoring, s)
 	}
-	l.mu.Unlock()
-	if len(all) > 0 {
-		l.gateway.log.WithField("sessions", len(all)).Info("storing sessions again")
+	if len(l.restoring) == 0 {
+		l.restored()
+		return false
 	}
-	for len(all) > 0 {
-		n := min(sessionBatch, len(all))
+	l.gateway.log.WithField("sessions", len(l.restoring)).Info("storing sessions again")
+	return true
+}
+
+// restoreSome stores the next batch again and closes those that have been displaced meanwhile.
+func (l *leases) restoreSome(ctx context.Context) error {
+	batch := l.restoring[:min(sessionBatch, len(l.restoring))]
+	req := &pb.SessionRestoreReq{Gateway: l.gateway.cfg.Instance.ID, Sessions: l.stillLive(batch)}
+	if len(req.Sessions) > 0 {
 		var resp pb.SessionRestoreResp
-		req := &pb.SessionRestoreReq{Gateway: l.gateway.cfg.Instance.ID, Sessions: all[:n]}
 		if err := l.call(ctx, wire.CmdSessionRestore, req, &resp); err != nil {
 			return err
 		}
 		for _, id := range resp.Displaced {
 			l.displace(id)
 		}
-		all = all[n:]
+	}
+	if l.restoring = l.restoring[len(batch):]; len(l.restoring) == 0 {
+		l.restoring = nil
+		l.mu.Lock()
+		l.restored()
+		l.mu.Unlock()
 	}
 	return nil
+}
+
+// stillLive are those of the sessions whose channel is open and whose login has been granted: one
+// that is being granted is stored by that.
+func (l *leases) stillLive(batch []*session) []*pb.Session {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var out []*pb.Session
+	for _, s := range batch {
+		if l.live[s.id] != nil && s.isOnline() {
+			out = append(out, s.proto())
+		}
+	}
+	return out
+}
+
+// restored ends a round of storing the sessions again. mu is held.
+func (l *leases) restored() {
+	l.refreshed = time.Now()
+	if l.hint && !l.restore {
+		l.hint = false
+		l.gateway.hints.want()
+	}
 }
 
 // displace tells a channel that a newer login of its device has taken over, and closes it.
@@ -156,34 +249,38 @@ func (l *leases) displace(id string) {
 	ch.Close(im.ReasonDisplaced)
 }
 
-// flush ends the sessions of closed channels, and reports whether none is left.
-func (l *leases) flush(ctx context.Context) bool {
-	l.flushing.Lock()
-	defer l.flushing.Unlock()
-	for {
+// endSome ends a batch of sessions of closed channels, and reports whether it found some.
+func (l *leases) endSome(ctx context.Context) (bool, error) {
+	if len(l.ending) == 0 {
 		l.mu.Lock()
-		batch := l.ended[:min(sessionBatch, len(l.ended))]
-		l.mu.Unlock()
-		if len(batch) == 0 {
-			return true
-		}
-		if err := l.call(ctx, wire.CmdSessionEnd, &pb.SessionEndReq{Sessions: batch}, nil); err != nil {
-			return false
-		}
-		l.mu.Lock()
-		if l.ended = l.ended[len(batch):]; len(l.ended) == 0 {
+		n := min(sessionBatch, len(l.ended))
+		l.ending = l.ended[:n:n]
+		if l.ended = l.ended[n:]; len(l.ended) == 0 {
 			l.ended = nil
 		}
 		l.mu.Unlock()
 	}
+	if len(l.ending) == 0 {
+		return false, nil
+	}
+	if err := l.call(ctx, wire.CmdSessionEnd, &pb.SessionEndReq{Sessions: l.ending}, nil); err != nil {
+		return false, err
+	}
+	l.ending = nil
+	return true, nil
 }
 
-// end is the last word of a gateway that stops.
-func (l *leases) end(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, leaseCall)
+// end is the last word of a gateway that stops: no channel is left.
+func (l *leases) end() {
+	l.stop()
+	<-l.stopped
+	ctx, cancel := context.WithTimeout(context.Background(), leaseCall)
 	defer cancel()
-	if !l.flush(ctx) {
-		l.gateway.log.Warn("some sessions are left to end with the lease")
+	for more := true; more; {
+		var err error
+		if more, err = l.endSome(ctx); err != nil {
+			l.gateway.log.WithError(err).Warn("some sessions are left to end with the lease")
+		}
 	}
 	req := &pb.LeaseRenewReq{Gateway: l.gateway.cfg.Instance.ID}
 	if err := l.call(ctx, wire.CmdLeaseEnd, req, nil); err != nil {

@@ -11,6 +11,7 @@ type metrics struct {
 	delivered   prometheus.Counter
 	undelivered *prometheus.CounterVec
 	hinted      prometheus.Counter
+	unended     prometheus.Counter
 }
 
 func newMetrics(r prometheus.Registerer) *metrics {
@@ -32,5 +33,6 @@ func newMetrics(r prometheus.Registerer) *metrics {
 		delivered:   counter("delivered_total", "Packets of logic nodes that were queued to a client."),
 		undelivered: vec("undelivered_total", "Packets of logic nodes that reached no client, by reason: gone, closed, queue_full.", "reason"),
 		hinted:      counter("hinted_total", "Clients that were told to sync because a push may have been lost."),
+		unended:     counter("sessions_unended_total", "Sessions of closed connections that were left in the store because it was down for too long."),
 	}
 }

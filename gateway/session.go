@@ -16,9 +16,12 @@ type session struct {
 
 	id, app, account, device, platform string
 	features                           wire.Features
-	loginAt                            int64        // Unix nanoseconds
-	login                              *signIn      // what Connect forwards; nil afterwards
 	result                             chan *result // of the login; capacity 1
+
+	// Owned by Connect, static afterwards.
+
+	loginAt int64   // Unix nanoseconds; what the logic node stored, once it has answered
+	login   *signIn // what Connect forwards; nil afterwards
 
 	ch     im.Channel   // static after Connect
 	bucket limit.Bucket // owned by the channel's reader
@@ -73,9 +76,15 @@ func (s *session) begin(loginResp []byte) error {
 	return nil
 }
 
-// answered counts one open request less, and closes a leaving channel at the last.
+// answered counts one open request less, behind its answer.
 func (s *session) answered() {
-	if s.open.Add(-1) > 0 {
+	s.open.Add(-1)
+	s.settle()
+}
+
+// settle closes a channel that is leaving, if nothing is open.
+func (s *session) settle() {
+	if s.open.Load() > 0 {
 		return
 	}
 	s.mu.Lock()
@@ -92,9 +101,14 @@ func (s *session) leave(reason im.Reason) {
 	s.mu.Lock()
 	s.leaving = &reason
 	s.mu.Unlock()
-	if s.open.Load() <= 0 {
-		s.ch.Close(reason)
-	}
+	s.settle()
+}
+
+// isOnline reports whether the client has its LoginResp.
+func (s *session) isOnline() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.online
 }
 
 func (s *session) isLeaving() bool {

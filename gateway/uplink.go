@@ -48,22 +48,23 @@ func (g *Gateway) receiveLogic(s *session, payload []byte) {
 	}
 	if err := g.handle(s, &p); err != nil {
 		_ = s.push(response(wire.Header{Command: p.Command, ChannelID: s.id, Sequence: p.Sequence, Dest: p.Dest}, err))
+		s.settle() // it may have been told to leave meanwhile
 	}
 }
 
 // handle forwards a client's request, or says why not: a *wire.Error, or an internal failure.
 func (g *Gateway) handle(s *session, p *wire.LogicPkt) error {
 	switch {
-	case p.Flag != wire.FlagRequest:
-		return wire.Errorf(wire.StatusInvalidCommand, "clients send requests only")
-	case p.Command == "" || p.Command.Internal() || p.Command == wire.CmdSignIn:
-		return wire.Errorf(wire.StatusInvalidCommand, "the command %q is not for a signed-in client", p.Command)
-	case p.Command == wire.CmdSignOut:
+	case p.Command == wire.CmdSignOut && p.Flag == wire.FlagRequest:
 		g.signOut(s, p)
 		return nil
 	case !s.bucket.Take(g.cfg.Rate, time.Now()):
 		g.metrics.limited.Inc()
 		return wire.Errorf(wire.StatusSystemException, "too many requests: slow down")
+	case p.Flag != wire.FlagRequest:
+		return wire.Errorf(wire.StatusInvalidCommand, "clients send requests only")
+	case p.Command == "" || p.Command.Internal() || p.Command == wire.CmdSignIn:
+		return wire.Errorf(wire.StatusInvalidCommand, "the command %q is not for a signed-in client", p.Command)
 	}
 	return g.forwardOn(g.route(s, p), s, p.Command, p.Sequence, p.Dest, p.Body)
 }
@@ -91,12 +92,9 @@ func (g *Gateway) route(s *session, p *wire.LogicPkt) uint64 {
 // buffers are for packets on their way to a link, which copies them.
 var buffers = sync.Pool{New: func() any { return new([]byte) }}
 
-// forwardOn stamps a request with who asks and queues it to the logic node for key. The body is not touched.
+// forwardOn stamps a request with who asks and queues it to the logic node for key. The body is not
+// touched. Without an error the session has one more open request.
 func (g *Gateway) forwardOn(key uint64, s *session, cmd wire.Command, sequence uint32, dest string, body []byte) error {
-	link, err := g.links.Select(key)
-	if err != nil {
-		return err
-	}
 	p := wire.LogicPkt{
 		Header: wire.Header{
 			Command:   cmd,
@@ -110,7 +108,7 @@ func (g *Gateway) forwardOn(key uint64, s *session, cmd wire.Command, sequence u
 	buf := buffers.Get().(*[]byte)
 	*buf = p.Append((*buf)[:0])
 	s.open.Add(1)
-	err = link.Forward(container.Open{Channel: s.id, Sequence: sequence}, cmd, *buf)
+	err := g.links.Forward(key, container.Open{Channel: s.id, Sequence: sequence, Command: cmd}, *buf)
 	if cap(*buf) <= maxPooled {
 		buffers.Put(buf)
 	}
@@ -127,17 +125,17 @@ func (g *Gateway) forwardOn(key uint64, s *session, cmd wire.Command, sequence u
 const maxPooled = 16 << 10
 
 // fail answers a request whose link broke: it may or may not have been done, the client may ask again.
-func (g *Gateway) fail(req container.Open, cmd wire.Command) {
+func (g *Gateway) fail(req container.Open) {
 	ch, ok := g.deps.Channels.Get(req.Channel)
 	if !ok {
 		return
 	}
 	s := sessionOf(ch)
-	s.answered()
-	if cmd == wire.CmdSignIn {
+	if req.Command == wire.CmdSignIn {
 		s.result <- &result{}
-		return
+	} else {
+		e := wire.Errorf(wire.StatusSystemException, "the service was interrupted: try again")
+		_ = s.push(response(wire.Header{Command: req.Command, ChannelID: req.Channel, Sequence: req.Sequence}, e)) // a closed channel needs none
 	}
-	e := wire.Errorf(wire.StatusSystemException, "the service was interrupted: try again")
-	_ = s.push(response(wire.Header{Command: cmd, ChannelID: req.Channel, Sequence: req.Sequence}, e)) // a closed channel needs none
+	s.answered()
 }
