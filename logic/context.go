@@ -22,6 +22,8 @@ type Context struct {
 	Packet wire.LogicPkt
 	// Gateway is the instance id of the gateway that forwarded the request.
 	Gateway string
+	// Meta is what the gateway, and no client, learns with the answer. May be nil.
+	Meta []wire.Meta
 
 	agent    im.Agent
 	log      *logrus.Entry
@@ -85,6 +87,7 @@ func (c *Context) respond(status wire.Status, body proto.Message) {
 		Dest:      c.Packet.Dest,
 		Flag:      wire.FlagResponse,
 		Status:    status,
+		Meta:      c.Meta,
 	}}
 	if body != nil {
 		var err error

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"strconv"
+	"sync/atomic"
 	"time"
 
 	"github.com/sirupsen/logrus"
@@ -17,14 +18,86 @@ import (
 )
 
 // dispatcher pushes to the devices of accounts: one packet per gateway, with the list of channels.
-// A push that cannot be queued is lost for now; the gateway hints its clients when its link is back (I4).
+// A push that cannot be queued is lost for now; the gateway hints its clients when its link is back
+// (I4). If nobody knows whom it was for, because the session store did not answer, all gateways hint
+// all clients as soon as it does.
 type dispatcher struct {
 	sessions storage.Sessions
-	push     func(gateway string, packet []byte) error
+	links    links
 	metrics  *metrics
 	log      *logrus.Entry
 	timeout  time.Duration
+
+	owed atomic.Bool   // all clients are to be hinted
+	wake chan struct{} // capacity 1: owed was set
 }
+
+// links are the ways to the gateways: a *container.Hub.
+type links interface {
+	Push(gateway string, packet []byte) error
+	Broadcast(packet []byte)
+}
+
+func newDispatcher(s storage.Sessions, l links, m *metrics, log *logrus.Entry, timeout time.Duration) *dispatcher {
+	return &dispatcher{sessions: s, links: l, metrics: m, log: log, timeout: timeout, wake: make(chan struct{}, 1)}
+}
+
+// hintAll is sync.hint to all clients of a gateway: it names no channels.
+var hintAll = (&wire.LogicPkt{Header: wire.Header{Command: wire.CmdSyncHint, Flag: wire.FlagPush}}).Append(nil)
+
+// missed notes that there were pushes which nobody got.
+func (d *dispatcher) missed() {
+	d.owed.Store(true)
+	select {
+	case d.wake <- struct{}{}:
+	default:
+	}
+}
+
+// settle hints the clients if that is owed.
+func (d *dispatcher) settle() {
+	if d.owed.Swap(false) {
+		d.links.Broadcast(hintAll)
+	}
+}
+
+// run settles whenever something is owed and the session store answers (again), until ctx ends.
+func (d *dispatcher) run(ctx context.Context) {
+	for {
+		select {
+		case <-d.wake:
+		case <-ctx.Done():
+			return
+		}
+		if d.awaitStore(ctx) != nil {
+			return
+		}
+		d.settle()
+	}
+}
+
+// awaitStore returns when the session store answers, or with ctx's error.
+func (d *dispatcher) awaitStore(ctx context.Context) error {
+	pause := time.NewTicker(storeRetry)
+	defer pause.Stop()
+	for {
+		// At least one pause, in which failures add up to one hint.
+		select {
+		case <-pause.C:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		ping, cancel := context.WithTimeout(ctx, d.timeout)
+		err := d.sessions.Ping(ping)
+		cancel()
+		if err == nil {
+			return nil
+		}
+	}
+}
+
+// storeRetry is the pause between looks whether the session store answers.
+const storeRetry = time.Second
 
 // maxChannels bounds the channels of one packet, so that a large group's stays far below the limit of a link.
 const maxChannels = 10_000
@@ -64,8 +137,7 @@ func (d *dispatcher) messages(batch []*utterance) {
 	}
 }
 
-// find looks sessions up. If the store is down nobody can be reached: the gateways restore it and
-// hint their clients.
+// find looks sessions up. After an error nobody was reached, and all are hinted.
 func (d *dispatcher) find(keys []storage.AccountKey) ([][]storage.Session, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), d.timeout)
 	defer cancel()
@@ -73,6 +145,7 @@ func (d *dispatcher) find(keys []storage.AccountKey) ([][]storage.Session, error
 	if err != nil {
 		d.metrics.unpushed.WithLabelValues("session_store").Add(float64(len(keys)))
 		d.log.WithError(err).WithField("accounts", len(keys)).Error("cannot look sessions up: nothing pushed")
+		d.missed()
 	}
 	return found, err
 }
@@ -155,7 +228,7 @@ func (d *dispatcher) send(t targets, header wire.Header, body proto.Message) {
 		for len(channels) > 0 {
 			n := min(maxChannels, len(channels))
 			p.Channels = channels[:n]
-			d.count(n, d.push(gateway, p.Append(nil)))
+			d.count(n, d.links.Push(gateway, p.Append(nil)))
 			channels = channels[n:]
 		}
 	}

@@ -106,15 +106,15 @@ type Node struct {
 	barrier      *container.Barrier
 	router       *Router
 	committer    *committer
+	dispatch     *dispatcher
 
 	inflight atomic.Int64 // requests received and not yet finished
-	drained  chan string  // peers that forward nothing more
 }
 
 // New returns a node that Run starts. It takes over the server's listener.
 func New(cfg Config, deps Deps) *Node {
 	cfg.setDefaults()
-	n := &Node{cfg: cfg, deps: deps, log: deps.Log, metrics: newMetrics(deps.Metrics), drained: make(chan string, 1024)}
+	n := &Node{cfg: cfg, deps: deps, log: deps.Log, metrics: newMetrics(deps.Metrics)}
 	n.hub = container.NewHub(container.HubOptions{
 		Self:    cfg.Instance,
 		Secret:  cfg.Secret,
@@ -132,9 +132,9 @@ func New(cfg Config, deps Deps) *Node {
 		Keep:         n.keep,
 		Log:          n.log,
 	})
-	dispatch := &dispatcher{sessions: deps.Sessions, push: n.hub.Push, metrics: n.metrics, log: n.log, timeout: cfg.Timeout}
-	n.committer = newCommitter(cfg, deps.Messages, dispatch, n.metrics, n.log)
-	n.router = NewRouter(n.commands(dispatch), cfg.Handlers, recoverer(n.log), n.metrics.measure, limiter(cfg.Rate))
+	n.dispatch = newDispatcher(deps.Sessions, n.hub, n.metrics, n.log, cfg.Timeout)
+	n.committer = newCommitter(cfg, deps.Messages, n.dispatch, n.metrics, n.log)
+	n.router = NewRouter(n.commands(n.dispatch), cfg.Handlers, recoverer(n.log), n.metrics.measure, limiter(cfg.Rate))
 	deps.Server.SetAcceptor(n.hub)
 	deps.Server.SetMessageListener(n.hub)
 	deps.Server.SetStateListener(n.hub)
@@ -172,6 +172,7 @@ func (n *Node) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	wg.Go(func() { n.committer.run(serving) })
 	wg.Go(func() { n.router.Run(serving) })
+	wg.Go(func() { n.dispatch.run(serving) })
 
 	joined, leave := context.WithCancel(ctx)
 	defer leave()
@@ -216,59 +217,45 @@ func (n *Node) watchKeep(ctx context.Context) {
 	}
 }
 
-// drain leaves the registry, has the gateways stop forwarding, and finishes what they have forwarded.
+// drain leaves the registry, has the gateways stop forwarding, finishes what they have forwarded, and
+// writes out what is queued for them.
 func (n *Node) drain() {
 	ctx, cancel := context.WithTimeout(context.Background(), n.cfg.Drain)
 	defer cancel()
 	if err := n.registration.Deregister(ctx); err != nil {
 		n.log.WithError(err).Warn("cannot deregister; the registry will notice by itself")
 	}
-	waiting := map[string]bool{}
-	for _, peer := range n.hub.Peers() {
-		if n.hub.PushMessage(peer, wire.Header{Command: wire.CmdLinkDrain, Flag: wire.FlagPush}, nil) == nil {
-			waiting[peer] = true
-		}
-	}
-	if err := n.awaitDrained(ctx, waiting); err != nil {
+	if err := errors.Join(n.hub.Drain(ctx), n.awaitFinished(ctx)); err != nil {
 		n.log.WithError(err).Warn("stopping although not everything was handed over")
+		n.dispatch.missed()
 	}
-	if err := n.deps.Server.Shutdown(ctx); err != nil {
+	n.dispatch.settle()
+	closing, stop := context.WithTimeout(context.Background(), closeWait)
+	defer stop()
+	if err := n.deps.Server.Shutdown(closing); err != nil {
 		n.log.WithError(err).Warn("links cut off")
 	}
 }
 
-// awaitDrained returns when no gateway forwards any more and nothing is in flight.
-func (n *Node) awaitDrained(ctx context.Context, waiting map[string]bool) error {
+// closeWait bounds the writing of what is queued on the links, after Config.Drain.
+const closeWait = 3 * time.Second
+
+// awaitFinished returns when nothing is in flight.
+func (n *Node) awaitFinished(ctx context.Context) error {
 	poll := time.NewTicker(5 * time.Millisecond)
 	defer poll.Stop()
-	for {
-		for peer := range waiting {
-			if !n.hub.Linked(peer) {
-				delete(waiting, peer)
-			}
-		}
-		if len(waiting) == 0 && n.inflight.Load() == 0 {
-			return nil
-		}
+	for n.inflight.Load() > 0 {
 		select {
-		case peer := <-n.drained:
-			delete(waiting, peer)
 		case <-poll.C:
 		case <-ctx.Done():
-			return fmt.Errorf("%d gateways still forward, %d requests in flight: %w", len(waiting), n.inflight.Load(), ctx.Err())
+			return fmt.Errorf("%d requests in flight: %w", n.inflight.Load(), ctx.Err())
 		}
 	}
+	return nil
 }
 
 // receive handles one packet of a gateway, in the order of its link.
 func (n *Node) receive(peer string, a im.Agent, p *wire.LogicPkt) {
-	if p.Command == wire.CmdLinkDrain {
-		select {
-		case n.drained <- peer:
-		default: // nobody is waiting
-		}
-		return
-	}
 	c := &Context{Packet: *p, Gateway: peer, agent: a, log: n.log, node: n}
 	n.inflight.Add(1)
 	n.router.Serve(c)

@@ -4,10 +4,12 @@ import (
 	"cmp"
 	"context"
 	"slices"
+	"strconv"
 	"time"
 
 	"google.golang.org/protobuf/proto"
 
+	"github.com/hermod-im/hermod/container"
 	"github.com/hermod-im/hermod/storage"
 	"github.com/hermod-im/hermod/wire"
 	"github.com/hermod-im/hermod/wire/pb"
@@ -24,7 +26,7 @@ type login struct {
 // signIn makes the channel the session of its device, and displaces the device's older one.
 func (l *login) signIn(ctx context.Context, c *Context, req *pb.LoginReq) (proto.Message, error) {
 	features := wire.ParseFeatures(req.Features)
-	displaced, err := l.sessions.Login(ctx, storage.Session{
+	session := storage.Session{
 		App:      c.Packet.App,
 		Account:  c.Packet.Account,
 		Device:   c.Packet.Device,
@@ -33,13 +35,23 @@ func (l *login) signIn(ctx context.Context, c *Context, req *pb.LoginReq) (proto
 		Gateway:  c.Gateway,
 		Features: storage.Feature(features),
 		LoginAt:  time.Now().UnixNano(),
-	})
+	}
+	displaced, err := l.sessions.Login(ctx, session)
 	if err != nil {
 		return nil, err
 	}
 	if displaced != nil {
 		l.dispatch.kick(*displaced)
+		if displaced.LoginAt >= session.LoginAt {
+			// Another node's clock is ahead: the displaced session's gateway must not win the device
+			// back when it stores its sessions again (I6).
+			session.LoginAt = displaced.LoginAt + 1
+			if _, err := l.sessions.Login(ctx, session); err != nil {
+				return nil, err
+			}
+		}
 	}
+	c.Meta = []wire.Meta{{Key: container.MetaLoginAt, Value: strconv.FormatInt(session.LoginAt, 10)}}
 	if err := l.makeRoom(ctx, c); err != nil {
 		return nil, err
 	}

@@ -2,6 +2,8 @@ package logic
 
 import (
 	"context"
+	"iter"
+	"slices"
 	"strconv"
 
 	"google.golang.org/protobuf/proto"
@@ -25,6 +27,9 @@ const (
 	historyPage = 50
 	// maxHistoryPage is the largest.
 	maxHistoryPage = 200
+	// answerBytes bounds the messages of one answer, far below the largest packet of a link: what is
+	// too much comes with the next page.
+	answerBytes = 4 << 20
 )
 
 func (s *syncer) sync(ctx context.Context, c *Context, req *pb.SyncReq) (proto.Message, error) {
@@ -44,12 +49,38 @@ func (s *syncer) sync(ctx context.Context, c *Context, req *pb.SyncReq) (proto.M
 	if err != nil {
 		return nil, err
 	}
-	resp := &pb.SyncResp{Conversations: make([]*pb.ConversationDelta, len(deltas)), More: more}
-	for i, d := range deltas {
-		resp.Conversations[i] = deltaOf(d)
+	resp := &pb.SyncResp{More: more}
+	left := answerBytes
+	for _, d := range deltas {
+		n := fitting(slices.Values(d.Messages), &left)
+		if n < len(d.Messages) {
+			resp.More = true
+		}
+		if n == 0 && len(d.Messages) > 0 {
+			continue
+		}
+		d.Messages = d.Messages[:n]
+		resp.Conversations = append(resp.Conversations, deltaOf(d))
 	}
 	return resp, nil
 }
+
+// fitting is how many of the messages fit into what is left of an answer, and takes that off. The
+// first message of an answer always fits.
+func fitting(messages iter.Seq[storage.Message], left *int) (n int) {
+	for m := range messages {
+		size := len(m.Body) + len(m.Extra) + messageOverhead
+		if size > *left && *left < answerBytes {
+			return n
+		}
+		*left -= size
+		n++
+	}
+	return n
+}
+
+// messageOverhead is about what a message has beside body and extra, in bytes.
+const messageOverhead = 256
 
 func deltaOf(d storage.Delta) *pb.ConversationDelta {
 	out := &pb.ConversationDelta{
@@ -103,11 +134,23 @@ func (s *syncer) history(ctx context.Context, c *Context, req *pb.HistoryReq) (p
 	if err != nil {
 		return nil, err
 	}
-	resp := &pb.HistoryResp{Messages: messagesOf(d.Messages), LastSeq: d.LastSeq, JoinedSeq: d.JoinedSeq}
+	left := answerBytes
+	n := fitting(backwards(d.Messages), &left)
+	resp := &pb.HistoryResp{Messages: messagesOf(d.Messages[len(d.Messages)-n:]), LastSeq: d.LastSeq, JoinedSeq: d.JoinedSeq}
 	if d.Conversation != 0 {
 		resp.Conversation = conversationID(d.Conversation)
 	}
 	return resp, nil
+}
+
+func backwards(list []storage.Message) iter.Seq[storage.Message] {
+	return func(yield func(storage.Message) bool) {
+		for _, m := range slices.Backward(list) {
+			if !yield(m) {
+				return
+			}
+		}
+	}
 }
 
 // page is what a client asked for, within bounds.
