@@ -205,7 +205,6 @@ func TestClientNotConnected(t *testing.T) {
 type loginDialer struct {
 	im.Dialer
 	conn func(net.Conn, int) *transport.Conn
-	id   string
 }
 
 func (d loginDialer) DialAndHandshake(ctx im.DialerContext) (net.Conn, error) {

@@ -15,8 +15,6 @@ import (
 )
 
 const (
-	// offlineMessages is how many messages wait for the client.
-	offlineMessages = 5000
 	// indexPage and contentPage are the most that an old client gets, or may ask for, at once.
 	indexPage   = 2000
 	contentPage = 200
