@@ -35,6 +35,7 @@ type entry struct {
 	*storage.Draft
 	target *target
 	key    int64 // clientKey, if ClientID is set
+	tried  int64 // the message id of an attempt whose commit may have happened
 }
 
 // target is one conversation that the batch appends to.
@@ -74,7 +75,10 @@ func (s *Store) Append(ctx context.Context, drafts []*storage.Draft) error {
 		switch {
 		case err == nil:
 			return nil
-		case errors.Is(err, gorm.ErrDuplicatedKey), errors.Is(err, errCommit) && b.repeatable:
+		case errors.Is(err, errCommit) && b.repeatable:
+			b.lookUp = true
+			b.noteTried()
+		case errors.Is(err, gorm.ErrDuplicatedKey):
 			b.lookUp = true
 		case errors.Is(err, errCommit), !s.dialect.transient(err):
 			return fmt.Errorf("append: %w", err)
@@ -87,6 +91,16 @@ func (s *Store) Append(ctx context.Context, drafts []*storage.Draft) error {
 		}
 	}
 	panic("unreachable")
+}
+
+// noteTried remembers what the attempt may have stored: found again, it is no duplicate, and its
+// push is still owed.
+func (b *batch) noteTried() {
+	for i := range b.entries {
+		if e := &b.entries[i]; e.Err == nil && !e.Duplicate {
+			e.tried = e.MessageID
+		}
+	}
 }
 
 func newBatch(drafts []*storage.Draft) *batch {
@@ -309,7 +323,8 @@ func (s *Store) number(b *batch) (fresh []entry, err error) {
 					e.Err = fmt.Errorf("%w: this client_id cannot be told from another one here", storage.ErrInvalid)
 					continue
 				}
-				e.Seq, e.MessageID, e.SendTime, e.Duplicate = was.seq, was.messageID, was.sendTime, true
+				e.Seq, e.MessageID, e.SendTime = was.seq, was.messageID, was.sendTime
+				e.Duplicate = was.messageID != e.tried
 				continue
 			}
 		}

@@ -101,6 +101,8 @@ func (s *Store) openMySQL(o Options) error {
 	}
 	// One round trip a statement instead of prepare, execute, close.
 	cfg.InterpolateParams = true
+	// The driver's logger would write to stderr what it returns as an error too.
+	cfg.Logger = &mysqldriver.NopLogger{}
 	// A server that became read-only in a failover is left instead of failing every statement.
 	cfg.RejectReadOnly = true
 	for timeout, fallback := range map[*time.Duration]time.Duration{

@@ -28,7 +28,8 @@ const (
 var ErrSchema = errors.New("database schema")
 
 // Migrate brings the schema to the version this program needs, and returns the versions it applied.
-// Several callers at once wait for each other. A newer schema is left alone: see CheckSchema.
+// On MySQL several callers at once wait for each other; a SQLite file belongs to one process.
+// A newer schema is left alone: see CheckSchema.
 func (s *Store) Migrate(ctx context.Context) (applied []int64, err error) {
 	folder, err := fs.Sub(migrations, "migrations/"+s.dialect.name)
 	if err != nil {
@@ -57,8 +58,7 @@ func (s *Store) Migrate(ctx context.Context) (applied []int64, err error) {
 	return applied, nil
 }
 
-// lockMigrations takes a lock of the server that lasts as long as its connection. SQLite's own
-// transactions do.
+// lockMigrations takes a lock of the server, which lasts no longer than its connection. SQLite has none.
 func (s *Store) lockMigrations(ctx context.Context) (unlock func() error, err error) {
 	if s.dialect.name != DriverMySQL {
 		return func() error { return nil }, nil
