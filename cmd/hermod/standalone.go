@@ -3,10 +3,12 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -57,6 +59,9 @@ func (f *standaloneFlags) run(ctx context.Context, out io.Writer) error {
 	}
 	env := &boot.Env{Log: log, Metrics: admin.NewRegistry(cli.Version()), Version: cli.Version()}
 	s, err := boot.NewStandalone(ctx, c, env)
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return fmt.Errorf("%w: choose other ports with --ws, --tcp and --http; port 0 picks one", err)
+	}
 	if err != nil {
 		return err
 	}
