@@ -218,7 +218,7 @@ func (s *Store) appendTo(tx *gorm.DB, b *batch) error {
 // lock locks the conversations in the order of their ids and reads their state.
 func (s *Store) lock(tx *gorm.DB, targets []*target) error {
 	byID := make(map[int64]conversation, len(targets))
-	for part := range slices.Chunk(targets, chunk) {
+	for part := range slices.Chunk(targets, s.dialect.keys) {
 		args := make([]any, len(part))
 		for i, t := range part {
 			args[i] = t.id
@@ -263,7 +263,7 @@ func (s *Store) lookUp(tx *gorm.DB, b *batch) error {
 	slices.SortFunc(all, func(x, y wanted) int {
 		return cmp.Or(cmp.Compare(x.target.id, y.target.id), cmp.Compare(x.key, y.key))
 	})
-	for part := range slices.Chunk(all, chunk) {
+	for part := range slices.Chunk(all, s.dialect.keys) {
 		var where strings.Builder
 		var args []any
 		byID := make(map[int64]*target)
@@ -376,7 +376,7 @@ func (s *Store) insert(tx *gorm.DB, fresh []entry) error {
 // move moves the conversations' last seqs and ids on.
 func (s *Store) move(tx *gorm.DB, targets []*target) error {
 	moved := slices.DeleteFunc(slices.Clone(targets), func(t *target) bool { return !t.moved })
-	for part := range slices.Chunk(moved, min(chunk, s.dialect.rows)) {
+	for part := range slices.Chunk(moved, min(s.dialect.keys, s.dialect.rows)) {
 		cases := strings.Repeat(" WHEN ? THEN ?", len(part))
 		args := make([]any, 0, 5*len(part))
 		for _, t := range part {

@@ -29,10 +29,6 @@ const (
 	maxIntroduction = 4096
 )
 
-// chunk is how many rows or keys one statement handles at most: far below the 65,535 placeholders
-// of MySQL and the 32,766 of SQLite, and below the 1,000 levels of a SQLite expression.
-const chunk = 500
-
 const (
 	roleMember = 0
 	roleOwner  = 1
@@ -124,13 +120,13 @@ func validAccount(app, account string) error {
 }
 
 // findPairs puts the ids of existing conversations into ids.
-func findPairs(db *gorm.DB, pairs []pair, ids map[pair]int64) error {
+func (s *Store) findPairs(db *gorm.DB, pairs []pair, ids map[pair]int64) error {
 	byApp := make(map[string][]octets)
 	for _, p := range pairs {
 		byApp[p.app] = append(byApp[p.app], octets(p.key))
 	}
 	for app, keys := range byApp {
-		for part := range slices.Chunk(keys, chunk) {
+		for part := range slices.Chunk(keys, s.dialect.keys) {
 			var rows []conversation
 			err := db.Raw("SELECT id, ckey FROM conversations WHERE app = ? AND kind = ? AND ckey IN ?",
 				octets(app), storage.KindUser, part).Scan(&rows).Error
@@ -165,7 +161,7 @@ func (s *Store) resolve(ctx context.Context, pairs []pair) (map[pair]int64, erro
 	if len(uncached) == 0 {
 		return ids, nil
 	}
-	if err := findPairs(s.reader.WithContext(ctx), uncached, ids); err != nil {
+	if err := s.findPairs(s.reader.WithContext(ctx), uncached, ids); err != nil {
 		return nil, err
 	}
 	if unmade := missing(); len(unmade) > 0 {
@@ -197,10 +193,10 @@ func (s *Store) createPairs(ctx context.Context, pairs []pair, ids map[pair]int6
 		rows[i] = conversation{ID: id, App: octets(p.app), Kind: storage.KindUser, Key: octets(p.key), CreatedAt: now}
 	}
 	err := s.transact(ctx, func(tx *gorm.DB) error {
-		if err := tx.Clauses(clause.OnConflict{DoNothing: true}).CreateInBatches(rows, chunk).Error; err != nil {
+		if err := tx.Clauses(clause.OnConflict{DoNothing: true}).CreateInBatches(rows, s.dialect.keys).Error; err != nil {
 			return err
 		}
-		if err := findPairs(tx, pairs, ids); err != nil {
+		if err := s.findPairs(tx, pairs, ids); err != nil {
 			return err
 		}
 		var added []member
@@ -215,7 +211,7 @@ func (s *Store) createPairs(ctx context.Context, pairs []pair, ids map[pair]int6
 		if len(added) == 0 {
 			return nil
 		}
-		return tx.CreateInBatches(added, chunk).Error
+		return tx.CreateInBatches(added, s.dialect.keys).Error
 	})
 	if err != nil {
 		return fmt.Errorf("create conversations: %w", err)

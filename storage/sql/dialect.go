@@ -28,6 +28,8 @@ type dialect struct {
 	insert string
 	// rows is how many rows one statement writes at most.
 	rows int
+	// keys is how many rows, or parts of a condition, a statement asks for at most.
+	keys int
 	// index makes a hint that keeps MySQL from scanning a table which its statistics call small:
 	// under FOR UPDATE such a scan waits for rows that nobody asked for.
 	index func(name string) string
@@ -46,6 +48,7 @@ var mysqlDialect = dialect{
 	insert:    "INSERT INTO ",
 	// One round trip for most batches; 10 placeholders each stay far below MySQL's 65,535.
 	rows:      1000,
+	keys:      500,
 	index:     func(name string) string { return " FORCE INDEX (" + name + ")" },
 	straight:  "STRAIGHT_JOIN",
 	transient: mysqlTransient,
@@ -62,6 +65,7 @@ var sqliteDialect = dialect{
 	insert: "INSERT OR FAIL INTO ",
 	// There is no round trip to save, and the driver's binding is quadratic in the placeholders.
 	rows:      16,
+	keys:      64,
 	index:     func(string) string { return "" },
 	straight:  "CROSS JOIN",
 	transient: sqliteTransient,

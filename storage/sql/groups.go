@@ -52,7 +52,7 @@ func (s *Store) CreateGroup(ctx context.Context, g storage.Group) (string, error
 		if err != nil {
 			return err
 		}
-		return tx.CreateInBatches(rows, chunk).Error
+		return tx.CreateInBatches(rows, s.dialect.keys).Error
 	})
 	if err != nil {
 		return "", fmt.Errorf("create group: %w", err)

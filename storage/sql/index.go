@@ -86,7 +86,7 @@ func (s *Store) seqsUpTo(db *gorm.DB, list []membership, floors []int64, id int6
 
 // entries calls f with the index entries of the spans, in seq order within a conversation; Kind and Peer are not set.
 func (s *Store) entries(db *gorm.DB, spans []span, f func(storage.IndexEntry)) error {
-	for part := range slices.Chunk(spans, chunk) {
+	for part := range slices.Chunk(spans, s.dialect.keys) {
 		where, args := whereSpans(part)
 		err := s.query(db, func(rows *stdsql.Rows) error {
 			var e storage.IndexEntry
@@ -238,7 +238,7 @@ func (s *Store) ackAll(db *gorm.DB, account string, list []membership, at span, 
 
 // moveAcks never moves one back, whatever another device has acknowledged meanwhile.
 func (s *Store) moveAcks(tx *gorm.DB, account string, acks []span) error {
-	for part := range slices.Chunk(acks, chunk) {
+	for part := range slices.Chunk(acks, s.dialect.keys) {
 		args := make([]any, 0, 3*len(part)+1)
 		for _, a := range part {
 			args = append(args, a.conversation, a.to)
