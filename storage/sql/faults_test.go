@@ -90,7 +90,7 @@ func bodies(t testing.TB, s *Store) (out []string) {
 func TestFailedTransactionsAreRepeatedWhereThatIsSafe(t *testing.T) {
 	deadlock := &mysql.MySQLError{Number: 1213, Message: "deadlock"}
 	full := &mysql.MySQLError{Number: 1114, Message: "table is full"}
-	var none func() error = func() error { return nil }
+	none := func() error { return nil }
 	for _, c := range []struct {
 		name           string
 		insert, commit func() error
