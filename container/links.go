@@ -74,7 +74,10 @@ func (s *Links) start(l *Link) {
 		return
 	}
 	ctx := s.ctx
-	s.wg.Go(func() { l.run(ctx) })
+	s.wg.Go(func() {
+		l.run(ctx)
+		s.linkChanged() // it may be forgotten
+	})
 }
 
 // release forgets a link that is down, if its peer is not listed.
