@@ -96,6 +96,9 @@ func printTalk(w io.Writer, r *bench.TalkResult, asJSON bool) error {
 	for _, status := range slices.Sorted(maps.Keys(r.Refused)) {
 		fmt.Fprintf(w, "  refused         %d × %s\n", r.Refused[status], status)
 	}
+	if len(r.Refused) > 0 {
+		fmt.Fprintln(w, "  refused requests cost too: start the servers with --set limits.enabled=false")
+	}
 	_, err := fmt.Fprintf(w, "  sent %d · acked %d · lost %d · doubled %d · reordered %d · unanswered %d\n",
 		r.Sent, r.Acked, r.Lost, r.Doubled, r.Reordered, r.Unanswered)
 	return err
