@@ -50,7 +50,6 @@ func TestDrainRefusesNewLinks(t *testing.T) {
 	require.NoError(t, n.Drain(t.Context()), "nobody is linked")
 	_, err := newDialler(nil).newLink(n.self).dial(t.Context())
 	require.Error(t, err)
-
 }
 
 func TestDrainWaitsForEveryPeer(t *testing.T) {

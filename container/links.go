@@ -63,8 +63,9 @@ func (s *Links) Run(ctx context.Context) {
 	}
 	s.mu.Unlock()
 	<-ctx.Done()
-	s.mu.Lock()   // no start is under way any more, and there will be none
-	s.mu.Unlock() //nolint:staticcheck // see above
+	s.mu.Lock() // no start is under way any more
+	s.ctx = nil // and there will be none
+	s.mu.Unlock()
 	s.wg.Wait()
 }
 
