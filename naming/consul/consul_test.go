@@ -128,6 +128,7 @@ func TestContract(t *testing.T) {
 }
 
 func TestDNSNamesReadyGatewaysOnly(t *testing.T) {
+	t.Parallel()
 	p := agent(t, component.ConsulOptions{Dev: true})
 	resolver := &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, network, _ string) (net.Conn, error) {
 		var d net.Dialer
@@ -223,6 +224,7 @@ func TestKilledProcessDisappearsWithinItsLease(t *testing.T) {
 }
 
 func TestLeaseIsRenewed(t *testing.T) {
+	t.Parallel()
 	p := agent(t, component.ConsulOptions{Dev: true})
 	c := client(t, p)
 	register(t, c, instance("s", "1", naming.StateReady))
@@ -249,6 +251,7 @@ func TestLeaseIsRenewed(t *testing.T) {
 func TestRestartOfConsulIsNotNoticed(t *testing.T) {
 	for _, dev := range []bool{true, false} {
 		t.Run(fmt.Sprintf("dev=%v", dev), func(t *testing.T) {
+			t.Parallel()
 			p := agent(t, component.ConsulOptions{Dev: dev})
 			c, other := client(t, p), client(t, p)
 			register(t, c, instance("s", "1", naming.StateReady))
@@ -286,6 +289,7 @@ func TestRestartOfConsulIsNotNoticed(t *testing.T) {
 func TestDiedWhileConsulWasAway(t *testing.T) {
 	for _, dev := range []bool{true, false} {
 		t.Run(fmt.Sprintf("dev=%v", dev), func(t *testing.T) {
+			t.Parallel()
 			p := agent(t, component.ConsulOptions{Dev: dev})
 			c, dead := client(t, p), client(t, p)
 			register(t, c, instance("s", "1", naming.StateReady))
@@ -311,6 +315,7 @@ func TestDiedWhileConsulWasAway(t *testing.T) {
 }
 
 func TestLoggerHearsOfLosingAndFindingTheRegistryOnce(t *testing.T) {
+	t.Parallel()
 	p := agent(t, component.ConsulOptions{})
 	var log logger
 	c := client(t, p, func(o *consul.Options) { o.Logger = &log })
@@ -335,6 +340,7 @@ func TestLoggerHearsOfLosingAndFindingTheRegistryOnce(t *testing.T) {
 }
 
 func TestServiceOfOthersIsIgnored(t *testing.T) {
+	t.Parallel()
 	p := agent(t, component.ConsulOptions{Dev: true})
 	c := client(t, p)
 	foreign, err := api.NewClient(&api.Config{Address: p.Addr, Transport: &http.Transport{DisableKeepAlives: true}})
@@ -350,6 +356,7 @@ func TestServiceOfOthersIsIgnored(t *testing.T) {
 }
 
 func TestPrefixSeparatesClusters(t *testing.T) {
+	t.Parallel()
 	p := agent(t, component.ConsulOptions{Dev: true})
 	blue := client(t, p, func(o *consul.Options) { o.Prefix = "blue-" })
 	green := client(t, p, func(o *consul.Options) { o.Prefix = "green-" })

@@ -12,8 +12,8 @@ import (
 	"github.com/hermod-im/hermod/naming/namingtest"
 )
 
-// script is a Consul that answers the questions of a subscription one by one as it was told, and
-// holds those after the last until they are given up.
+// script is a Consul that takes everything, answers questions for a service one by one as it was
+// told, and holds those after the last until they are given up.
 type script struct {
 	answers []answer
 	asked   chan string // the index of each question, "" for none
@@ -35,6 +35,9 @@ func (s *script) serve(t *testing.T) string {
 		next <- a
 	}
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodPut {
+			return
+		}
 		s.asked <- r.URL.Query().Get("index")
 		s.times <- time.Now()
 		select {
@@ -57,7 +60,7 @@ func (a answer) write(w http.ResponseWriter) {
 	separator := "["
 	for _, id := range a.ids {
 		fmt.Fprintf(w, `%s{"Service":{"ID":%q,"Service":"s","Address":"127.0.0.1","Port":1,"Meta":{"hermod-state":"ready"}},
-			"Checks":[{"CheckID":"alive:%s","Status":"passing"}]}`, separator, id, id)
+			"Checks":[{"CheckID":"alive:%s","Status":"passing"},{"CheckID":"ready:%s","Status":"passing"}]}`, separator, id, id, id)
 		separator = ","
 	}
 	if separator == "[" {
@@ -68,6 +71,24 @@ func (a answer) write(w http.ResponseWriter) {
 
 func list(index string, ids ...string) answer {
 	return answer{status: http.StatusOK, header: map[string]string{"X-Consul-Index": index, "X-Consul-LastContact": "0"}, ids: ids}
+}
+
+// The agent tells Consul's servers in its own time: only when they have it may a node that registered
+// rely on being seen (I7).
+func TestRegisterAndDeregisterWaitForTheServers(t *testing.T) {
+	s := &script{answers: []answer{list("3", "other"), list("4", "a", "other"), list("4", "a", "other"), list("5", "other")}}
+	c, err := consul.New(consul.Options{Address: s.serve(t)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	i := naming.Instance{ID: "a", Service: "s", Address: "127.0.0.1:1", State: naming.StateReady}
+	register(t, c, i)
+	s.wantAsked(t, "", "3")
+	if err := c.Deregister(t.Context(), i.ID); err != nil {
+		t.Fatal(err)
+	}
+	s.wantAsked(t, "", "4")
 }
 
 // watchScript subscribes to a script and returns what the subscriber is told.
