@@ -62,17 +62,23 @@ func readSignIn(conn im.Conn) (*wire.LogicPkt, error) {
 			return nil, err
 		}
 		payload := frame.GetPayload()
-		if wire.IsPing(payload) {
-			if err := write(conn, wire.Pong); err != nil {
-				return nil, err
+		if wire.MagicOf(payload) != wire.MagicBasicPkt {
+			p := new(wire.LogicPkt)
+			if err := p.UnmarshalClient(payload); err != nil {
+				return nil, &im.CloseError{Reason: im.ReasonProtocolError, Err: err}
 			}
-			continue
+			return p, nil
 		}
-		p := new(wire.LogicPkt)
-		if err := p.UnmarshalClient(payload); err != nil {
+		var ping wire.BasicPkt
+		if err := ping.Unmarshal(payload); err != nil {
 			return nil, &im.CloseError{Reason: im.ReasonProtocolError, Err: err}
 		}
-		return p, nil
+		if ping.Code != wire.CodePing {
+			continue
+		}
+		if err := write(conn, wire.Pong); err != nil {
+			return nil, err
+		}
 	}
 }
 
