@@ -2,6 +2,7 @@ package logic
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"time"
 
@@ -38,6 +39,7 @@ type shard struct {
 
 	wake   chan struct{}     // capacity 1
 	stored chan []*utterance // committed and answered, to be dispatched in order
+	doubts *doubts
 
 	mu      sync.Mutex
 	waiting []*utterance // guarded by mu
@@ -60,6 +62,7 @@ func newCommitter(cfg Config, messages storage.Messages, d *dispatcher, m *metri
 			timeout:  cfg.Timeout,
 			wake:     make(chan struct{}, 1),
 			stored:   make(chan []*utterance, storedBatches),
+			doubts:   newDoubts(),
 		}
 	}
 	return t
@@ -150,10 +153,25 @@ func (s *shard) commit(batch []*utterance) {
 	}
 	for _, u := range batch {
 		if err != nil {
+			s.doubt(&u.draft, start)
 			u.draft.Err = errBusy
+		} else if s.doubts.resolve(&u.draft) {
+			u.draft.Duplicate = false // of what nobody was told
 		}
 		u.answer()
 	}
+}
+
+// doubt notes that nobody knows whether a draft is stored.
+func (s *shard) doubt(d *storage.Draft, now time.Time) {
+	if !s.doubts.note(d, now) {
+		s.dispatch.missed()
+	}
+}
+
+// inDoubt reports whether some message may be stored of which nobody was told.
+func (t *committer) inDoubt() bool {
+	return slices.ContainsFunc(t.shards, func(s *shard) bool { return s.doubts.any() })
 }
 
 // answer tells the sender what became of its message.

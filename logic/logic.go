@@ -229,6 +229,9 @@ func (n *Node) drain() {
 		n.log.WithError(err).Warn("stopping although not everything was handed over")
 		n.dispatch.missed()
 	}
+	if n.committer.inDoubt() { // their senders ask another node, which does not know
+		n.dispatch.missed()
+	}
 	n.dispatch.settle()
 	closing, stop := context.WithTimeout(context.Background(), closeWait)
 	defer stop()
