@@ -80,15 +80,8 @@ func Start(ctx context.Context, o Options) (_ *Cluster, err error) {
 	if err := c.addNodes(o); err != nil {
 		return nil, err
 	}
-	for _, n := range c.Nodes() {
-		if err := n.start(); err != nil {
-			return nil, err
-		}
-	}
-	for _, n := range c.Nodes() {
-		if err := n.AwaitReady(ctx); err != nil {
-			return nil, err
-		}
+	if err := c.StartNodes(ctx); err != nil {
+		return nil, err
 	}
 	return c, nil
 }
@@ -180,6 +173,24 @@ func (c *Cluster) node(service, name string, set ...string) (*Node, error) {
 		binary:  c.binary,
 		args:    args,
 	}, nil
+}
+
+// StartNodes starts those of hermod's processes that do not run, all at once, and waits until all are ready.
+func (c *Cluster) StartNodes(ctx context.Context) error {
+	for _, n := range c.Nodes() {
+		if n.Running() {
+			continue
+		}
+		if err := n.start(); err != nil {
+			return err
+		}
+	}
+	for _, n := range c.Nodes() {
+		if err := n.AwaitReady(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Nodes are all of hermod's processes: logic nodes, gateways, the router.

@@ -45,6 +45,10 @@ type Node struct {
 	err    error // of the last run; read after exited
 }
 
+// raceExit lets a process that was built with the race detector end without the second that it
+// would otherwise wait for late reports.
+const raceExit = "GORACE=atexit_sleep_ms=10"
+
 // start runs the process. It is not ready yet.
 func (n *Node) start() error {
 	log, err := os.OpenFile(n.LogPath, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
@@ -53,7 +57,7 @@ func (n *Node) start() error {
 	}
 	defer log.Close() //nolint:errcheck // the child has it
 	n.cmd = exec.Command(n.binary, n.args...)
-	n.cmd.Env = append(os.Environ(), n.Env...)
+	n.cmd.Env = append(append(os.Environ(), raceExit), n.Env...)
 	n.cmd.Stderr, n.cmd.Stdout = log, n.stdout
 	n.cmd.SysProcAttr = childAttr()
 	if err := n.cmd.Start(); err != nil {
