@@ -277,8 +277,6 @@ func (d *device) closeCode(ctx context.Context) (uint16, error) {
 type user struct {
 	*device
 	t testing.TB
-	// skipHints passes over sync.hint in the list of pushes.
-	skipHints bool
 }
 
 // within is the context of one step of a test.
@@ -295,7 +293,7 @@ func newUser(t testing.TB, url, token string, login *pb.LoginReq) *user {
 	d, err := signIn(within(t), url, token, login)
 	require.NoError(t, err, "sign in at %s", url)
 	t.Cleanup(d.hangUp)
-	return &user{device: d, t: t}
+	return &user{d, t}
 }
 
 // legacy and modern are the logins of a client that knows protocol.md only, and of one that keeps cursors.
@@ -340,9 +338,6 @@ func (u *user) sayIn(group, body string) *pb.MessageResp {
 func (u *user) pushed(cmd wire.Command, body proto.Message) *wire.LogicPkt {
 	u.t.Helper()
 	p, err := u.next(within(u.t))
-	for err == nil && u.skipHints && p.Command == wire.CmdSyncHint {
-		p, err = u.next(within(u.t))
-	}
 	require.NoError(u.t, err, "%s waits for a push of %s", u.account, cmd)
 	require.Equal(u.t, cmd, p.Command, "push to %s", u.account)
 	require.NoError(u.t, proto.Unmarshal(p.Body, body))
