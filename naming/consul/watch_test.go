@@ -105,8 +105,13 @@ func watchScript(t *testing.T, s *script) *namingtest.Recorder {
 func (s *script) wantAsked(t *testing.T, indexes ...string) {
 	t.Helper()
 	for n, want := range indexes {
-		if got := <-s.asked; got != want {
-			t.Fatalf("question %d waits for index %q, want %q", n, got, want)
+		select {
+		case got := <-s.asked:
+			if got != want {
+				t.Fatalf("question %d waits for index %q, want %q", n, got, want)
+			}
+		case <-time.After(wait):
+			t.Fatalf("no question %d, want one that waits for index %q", n, want)
 		}
 	}
 }
