@@ -1,0 +1,133 @@
+package gateway
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	"google.golang.org/protobuf/proto"
+
+	im "github.com/hermod-im/hermod"
+	"github.com/hermod-im/hermod/naming/memory"
+	"github.com/hermod-im/hermod/wire"
+	"github.com/hermod-im/hermod/wire/pb"
+)
+
+func TestPushReachesItsChannels(t *testing.T) {
+	f, n := startPair(t, nil)
+	a, b, other := f.login("alice"), f.login("bob"), f.login("carol")
+	n.push(t, wire.CmdUserTalk, &pb.MessagePush{Body: "hi"}, a.channel, "gateway-1.gone", b.channel)
+	for _, c := range []*client{a, b} {
+		p := c.read()
+		require.Equal(t, wire.Header{Command: wire.CmdUserTalk, Flag: wire.FlagPush}, p.Header, "clients see no links")
+		var m pb.MessagePush
+		require.NoError(t, proto.Unmarshal(p.Body, &m))
+		require.Equal(t, "hi", m.Body)
+	}
+	require.EqualValues(t, 1, f.counter("undelivered_total", "gone"))
+	n.push(t, wire.CmdGroupTalk, nil, other.channel)
+	require.Equal(t, wire.CmdGroupTalk, other.read().Command, "and nothing before")
+}
+
+// A kick is a push and then the end: a push alone would leave the session open (flaw 3).
+func TestKick(t *testing.T) {
+	f, n := startPair(t, nil)
+	c := f.login("alice")
+	n.push(t, wire.CmdSignIn, &pb.KickoutNotify{ChannelId: c.channel}, c.channel)
+	p := c.read()
+	require.Equal(t, wire.Header{Command: wire.CmdSignIn, Flag: wire.FlagPush}, p.Header)
+	c.ended(im.ReasonDisplaced)
+	n.await(t, wire.CmdSessionEnd, 1)
+}
+
+// A client that is on line is hinted, or closed if it understands no hints; one that is logging in
+// was closed as well, although it has nothing to lose yet.
+func TestHint(t *testing.T) {
+	for _, test := range []struct {
+		name   string
+		online bool
+		has    wire.Features
+		pushes int
+		closed im.Reason
+	}{
+		{"a client that syncs", true, wire.FeatureSync, 1, im.ReasonNone},
+		{"an old client", true, 0, 0, im.ReasonSyncNeeded},
+		{"one that is logging in", false, 0, 0, im.ReasonNone},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			ch := newFakeChannel("c")
+			hint(&session{ch: ch, online: test.online, features: test.has})
+			require.Len(t, ch.pushed, test.pushes)
+			require.Equal(t, test.closed, ch.reason())
+		})
+	}
+	ch := newFakeChannel("c")
+	hint(sessionOf(ch)) // Connect has not seen it
+	require.Equal(t, im.ReasonNone, ch.reason())
+}
+
+func TestHintsOfALogicNode(t *testing.T) {
+	f, n := startPair(t, nil)
+	a, b, old := f.login("alice", "sync"), f.login("bob", "sync"), f.login("carol")
+	n.push(t, wire.CmdSyncHint, nil, a.channel)
+	require.Equal(t, wire.CmdSyncHint, a.read().Command)
+	// Without channels it is for all: the node does not know whom it could not reach.
+	n.push(t, wire.CmdSyncHint, nil)
+	require.Equal(t, wire.Header{Command: wire.CmdSyncHint, Flag: wire.FlagPush}, a.read().Header)
+	require.Equal(t, wire.CmdSyncHint, b.read().Command)
+	old.ended(im.ReasonSyncNeeded)
+}
+
+// A link that breaks hints, and again when it is back: what was said between is lost too (I4).
+func TestHintsOfABrokenLink(t *testing.T) {
+	registry := memory.NewRegistry()
+	n := startLogic(t, registry, "logic-1")
+	f := start(t, registry, nil).ready()
+	c, old := f.login("alice", "sync"), f.login("bob")
+	n.hub.Push(gatewayID, []byte("garbage")) //nolint:errcheck // breaks the link
+	old.ended(im.ReasonSyncNeeded)
+	require.Equal(t, wire.CmdSyncHint, c.read().Command)
+	restored := n.await(t, wire.CmdSessionRestore, 1)[0]
+	require.Equal(t, wire.CmdSyncHint, c.read().Command)
+	// A kick may have been among what was lost: the sessions are stored again, under the fence that
+	// the login was given.
+	var req pb.SessionRestoreReq
+	require.NoError(t, proto.Unmarshal(restored.Body, &req))
+	require.Len(t, req.Sessions, 1)
+	require.Equal(t, c.channel, req.Sessions[0].Channel)
+	require.EqualValues(t, 4711, req.Sessions[0].LoginAt)
+}
+
+// A response that was not asked for, or whose client has gone, harms nobody.
+func TestStrayResponses(t *testing.T) {
+	f, n := startPair(t, nil)
+	c := f.login("alice")
+	stray := func(h wire.Header) {
+		h.Flag = wire.FlagResponse
+		require.NoError(t, n.hub.Push(gatewayID, (&wire.LogicPkt{Header: h}).Append(nil)))
+	}
+	stray(wire.Header{Command: wire.CmdSignIn, ChannelID: c.channel, Sequence: 1})
+	stray(wire.Header{Command: wire.CmdUserTalk, ChannelID: "gateway-1.gone", Sequence: 1})
+	stray(wire.Header{Command: wire.CmdSessionRenew, Sequence: 1 << 30})
+	require.NoError(t, n.hub.Push(gatewayID, (&wire.LogicPkt{Header: wire.Header{Command: "a.request"}}).Append(nil)))
+	c.send(wire.Header{Command: wire.CmdUserTalk, Sequence: 9, Dest: "bob"}, nil)
+	c.answered(wire.CmdUserTalk, 9, wire.StatusSuccess)
+}
+
+func TestCountOfPushes(t *testing.T) {
+	f, _ := build(t, memory.NewRegistry(), nil)
+	full, closed := newFakeChannel("full"), newFakeChannel("closed")
+	full.full = true
+	closed.Close(im.ReasonTimeout)
+	for _, ch := range []*fakeChannel{full, closed, newFakeChannel("open")} {
+		ch.SetAttachment(&session{id: ch.id, ch: ch, online: true})
+		f.deps.Channels.Add(ch)
+	}
+	f.deliver(nil, &wire.LogicPkt{Header: wire.Header{
+		Command: wire.CmdUserTalk, Flag: wire.FlagPush,
+		Link: wire.Link{Channels: []string{"full", "closed", "open", "gone"}},
+	}})
+	for _, reason := range []string{"queue_full", "closed", "gone"} {
+		require.EqualValues(t, 1, f.counter("undelivered_total", reason), reason)
+	}
+	require.EqualValues(t, 1, f.counter("delivered_total", ""))
+}

@@ -1,0 +1,169 @@
+package gateway
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	im "github.com/hermod-im/hermod"
+	"github.com/hermod-im/hermod/naming"
+	"github.com/hermod-im/hermod/naming/memory"
+	"github.com/hermod-im/hermod/wire"
+	"github.com/hermod-im/hermod/wire/pb"
+)
+
+// stopping begins to stop the gateway and waits until it says so.
+func (f *fixture) stopping() <-chan error {
+	ended := make(chan error, 1)
+	go func() { ended <- f.stop() }()
+	<-f.draining
+	return ended
+}
+
+// leaving waits until the channel has been told to go.
+func (f *fixture) leaving(c *client) *session {
+	ch, ok := f.deps.Channels.Get(c.channel)
+	require.True(f.t, ok)
+	s := sessionOf(ch)
+	poll(f.t, "the channel is leaving", s.isLeaving)
+	return s
+}
+
+func TestDrainAnswersOpenRequestsFirst(t *testing.T) {
+	f, n := startPair(t, nil)
+	asked := make(chan func(), 1)
+	n.on(wire.CmdUserTalk, func(_ *logic, a im.Agent, p *wire.LogicPkt) {
+		asked <- func() { respond(a, p, wire.StatusSuccess, nil) }
+	})
+	busy, idle := f.login("alice"), f.login("bob")
+	busy.send(wire.Header{Command: wire.CmdUserTalk, Sequence: 1, Dest: "bob"}, nil)
+	answer := <-asked
+	ended := f.stopping()
+	idle.ended(im.ReasonGoingAway)
+	f.leaving(busy)
+	list, err := f.registry.Client().Find(t.Context(), naming.ServiceGateway)
+	require.NoError(t, err)
+	require.Empty(t, list, "it has left the registry before")
+
+	late := f.dial()
+	late.sendLogin(&pb.LoginReq{Token: tokenOf("late")})
+	late.answered(wire.CmdSignIn, 1, wire.StatusSystemException)
+	late.ended(im.ReasonUnavailable)
+
+	answer()
+	busy.answered(wire.CmdUserTalk, 1, wire.StatusSuccess)
+	busy.ended(im.ReasonGoingAway)
+	require.NoError(t, <-ended)
+	require.Zero(t, f.connections.Load())
+}
+
+// The answer that a link broke came after the close of a channel that was leaving: never.
+func TestDrainAnswersWhatALinkLost(t *testing.T) {
+	f, n := startPair(t, nil)
+	n.on(wire.CmdUserTalk, mute)
+	c := f.login("alice")
+	c.send(wire.Header{Command: wire.CmdUserTalk, Sequence: 1, Dest: "bob"}, nil)
+	n.await(t, wire.CmdUserTalk, 1)
+	ended := f.stopping()
+	f.leaving(c)
+	n.stop()
+	c.answered(wire.CmdUserTalk, 1, wire.StatusSystemException)
+	c.ended(im.ReasonGoingAway)
+	require.NoError(t, <-ended)
+}
+
+// A login that is under way is answered too.
+func TestDrainAnswersLogins(t *testing.T) {
+	f, n := startPair(t, nil)
+	asked := make(chan func(), 1)
+	n.on(wire.CmdSignIn, func(n *logic, a im.Agent, p *wire.LogicPkt) {
+		asked <- func() { signInHandler(n, a, p) }
+	})
+	c := f.dial()
+	c.sendLogin(&pb.LoginReq{Token: tokenOf("alice")})
+	answer := <-asked
+	c.channel = n.got(wire.CmdSignIn)[0].ChannelID
+	ended := f.stopping()
+	f.leaving(c)
+	answer()
+	c.answered(wire.CmdSignIn, 1, wire.StatusSuccess)
+	c.ended(im.ReasonGoingAway)
+	require.NoError(t, <-ended)
+}
+
+func TestDrainSpreadsTheClosesAndEndsInTime(t *testing.T) {
+	f, n := startPair(t, func(c *Config) { c.Drain = 500 * time.Millisecond })
+	n.on(wire.CmdUserTalk, mute)
+	stuck := f.login("stuck") // its request is never answered
+	stuck.send(wire.Header{Command: wire.CmdUserTalk, Sequence: 1, Dest: "bob"}, nil)
+	n.await(t, wire.CmdUserTalk, 1)
+	var clients []*client
+	for i := range 120 {
+		clients = append(clients, f.login(fmt.Sprint("user-", i)))
+	}
+	start := time.Now()
+	ended := f.stopping()
+	for _, c := range clients {
+		c.ended(im.ReasonGoingAway)
+	}
+	require.GreaterOrEqual(t, time.Since(start), 40*time.Millisecond, "at most 50 a tick")
+	stuck.ended(im.ReasonGoingAway)
+	require.NoError(t, <-ended)
+}
+
+// Nothing waits for a gateway without clients, or without anybody else.
+func TestDrainAlone(t *testing.T) {
+	f := start(t, memory.NewRegistry(), nil)
+	require.Error(t, f.Ready())
+	require.NoError(t, f.stop())
+}
+
+// A server that cannot serve ends the gateway, which leaves the registry.
+func TestRunFailsWithItsServer(t *testing.T) {
+	registry := memory.NewRegistry()
+	f, server := build(t, registry, nil)
+	require.NoError(t, server.Shutdown(context.Background()))
+	err := f.Run(t.Context())
+	require.ErrorIs(t, err, im.ErrServerClosed)
+	list, err := registry.Client().Find(t.Context(), naming.ServiceGateway)
+	require.NoError(t, err)
+	require.Empty(t, list)
+}
+
+// The gateway is ready with a lease and a logic node, says why it is not, and recovers.
+func TestReady(t *testing.T) {
+	registry := memory.NewRegistry()
+	f := start(t, registry, nil)
+	poll(t, "a reason", func() bool {
+		err := f.Ready()
+		return err != nil && err.Error() == "no ready logic node is connected"
+	})
+	n := startLogic(t, registry, "logic-1")
+	var down atomic.Bool
+	down.Store(true)
+	n.on(wire.CmdSessionRenew, func(n *logic, a im.Agent, p *wire.LogicPkt) {
+		if down.Load() {
+			refused(wire.StatusSystemException)(n, a, p)
+			return
+		}
+		reply(&pb.LeaseRenewResp{})(n, a, p)
+	})
+	n.await(t, wire.CmdSessionRenew, 2)
+	poll(t, "the session store as the reason", func() bool {
+		err := f.Ready()
+		return err != nil && strings.HasPrefix(err.Error(), "no lease for sessions")
+	})
+	down.Store(false)
+	f.ready()
+	registry.SetDown(true)
+	n.stop()
+	poll(t, "unreadiness", func() bool { return f.Ready() != nil })
+	registry.SetDown(false)
+	startLogic(t, registry, "logic-2")
+	f.ready()
+}

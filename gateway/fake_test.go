@@ -1,0 +1,71 @@
+package gateway
+
+import (
+	"net"
+	"sync"
+
+	im "github.com/hermod-im/hermod"
+)
+
+// fakeChannel is a channel without a socket.
+type fakeChannel struct {
+	id string
+
+	mu         sync.Mutex
+	attachment any
+	pushed     [][]byte
+	pushes     int
+	keep       bool // what is pushed, in pushed
+	full       bool
+	closed     im.Reason
+}
+
+var _ im.Channel = (*fakeChannel)(nil)
+
+func newFakeChannel(id string) *fakeChannel { return &fakeChannel{id: id, keep: true} }
+
+func (c *fakeChannel) ID() string            { return c.id }
+func (c *fakeChannel) RemoteAddr() net.Addr  { return nil }
+func (c *fakeChannel) Done() <-chan struct{} { return nil }
+
+func (c *fakeChannel) Push(payload []byte) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch {
+	case c.closed != im.ReasonNone:
+		return im.ErrChannelClosed
+	case c.full:
+		return im.ErrQueueFull
+	}
+	c.pushes++
+	if c.keep {
+		c.pushed = append(c.pushed, payload)
+	}
+	return nil
+}
+
+func (c *fakeChannel) Attachment() any {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.attachment
+}
+
+func (c *fakeChannel) SetAttachment(v any) {
+	c.mu.Lock()
+	c.attachment = v
+	c.mu.Unlock()
+}
+
+func (c *fakeChannel) Close(r im.Reason) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed == im.ReasonNone {
+		c.closed = r
+	}
+}
+
+func (c *fakeChannel) reason() im.Reason {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.closed
+}
