@@ -39,7 +39,7 @@ func (g *Gateway) deliverResponse(l *container.Link, p *wire.LogicPkt) {
 		return
 	}
 	p.Link = wire.Link{}
-	g.count(s.push(p.Append(nil)))
+	g.count(s.push(encode(p)))
 	if open {
 		s.answered()
 	}
@@ -53,7 +53,7 @@ func (g *Gateway) deliverPush(p *wire.LogicPkt) {
 		return
 	}
 	p.Link, p.ChannelID = wire.Link{}, ""
-	payload := p.Append(nil)
+	payload := encode(p)
 	for _, id := range channels {
 		ch, ok := g.deps.Channels.Get(id)
 		if !ok {
@@ -72,6 +72,12 @@ func (g *Gateway) deliverPush(p *wire.LogicPkt) {
 		}
 		g.count(s.push(payload))
 	}
+}
+
+// encode makes a packet's bytes with one allocation, unless its header is unusually long.
+func encode(p *wire.LogicPkt) []byte {
+	const header = 160 // framing included
+	return p.Append(make([]byte, 0, header+len(p.Body)))
 }
 
 func (g *Gateway) count(err error) {

@@ -1,0 +1,199 @@
+package gateway
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	im "github.com/hermod-im/hermod"
+	"github.com/hermod-im/hermod/container"
+	"github.com/hermod-im/hermod/naming"
+	"github.com/hermod-im/hermod/naming/memory"
+	"github.com/hermod-im/hermod/wire"
+)
+
+// sinkLink is the client of a link without a network: after the handshake what is sent goes nowhere.
+type sinkLink struct {
+	im.Client
+	hub      *container.Hub
+	in, out  chan []byte
+	closed   chan struct{}
+	accepted chan error
+}
+
+func newSinkLink(hub *container.Hub) *sinkLink {
+	return &sinkLink{hub: hub, in: make(chan []byte, 2), out: make(chan []byte, 2), closed: make(chan struct{}), accepted: make(chan error, 1)}
+}
+
+func (l *sinkLink) Connect(string) error {
+	go func() {
+		_, err := l.hub.Accept(&sinkConn{link: l}, time.Minute)
+		l.accepted <- err
+	}()
+	return nil
+}
+
+func (l *sinkLink) Send(p []byte) error {
+	select {
+	case l.in <- bytes.Clone(p):
+	default: // the hello was the only one that anybody waits for
+	}
+	return nil
+}
+
+func (l *sinkLink) Read() (im.Frame, error) {
+	select {
+	case p := <-l.out:
+		return frame(p), nil
+	case <-l.closed:
+		return nil, io.EOF
+	}
+}
+
+func (l *sinkLink) Close() {
+	select {
+	case <-l.closed:
+	default:
+		close(l.closed)
+	}
+}
+
+type frame []byte
+
+func (f frame) SetOpCode(im.OpCode)  {}
+func (f frame) GetOpCode() im.OpCode { return im.OpBinary }
+func (f frame) SetPayload([]byte)    {}
+func (f frame) GetPayload() []byte   { return f }
+
+// sinkConn is the accepting end of the handshake.
+type sinkConn struct {
+	im.Conn
+	link *sinkLink
+}
+
+func (c *sinkConn) SetDeadline(time.Time) error  { return nil }
+func (c *sinkConn) ReadFrame() (im.Frame, error) { return frame(<-c.link.in), nil }
+func (c *sinkConn) Flush() error                 { return nil }
+func (c *sinkConn) WriteFrame(_ im.OpCode, p []byte) error {
+	c.link.out <- bytes.Clone(p)
+	return nil
+}
+
+// costFixture is a gateway with two links that go nowhere, and channels that are on line.
+func costFixture(t testing.TB, channels int) (*fixture, []*fakeChannel) {
+	f, _ := build(t, memory.NewRegistry(), nil)
+	var list []naming.Instance
+	hubs := map[string]*container.Hub{}
+	for _, id := range []string{"logic-1", "logic-2"} {
+		self := naming.Instance{ID: id, Service: naming.ServiceLogic, Node: id, Address: "nowhere:1", State: naming.StateReady}
+		hubs[id] = container.NewHub(container.HubOptions{Self: self, Secret: secret, Changed: func() {}, Log: quiet()})
+		list = append(list, self)
+	}
+	f.links = container.NewLinks(container.LinksOptions{
+		Self: f.cfg.Instance, Secret: secret,
+		NewClient: func(_, peer string) im.Client { return newSinkLink(hubs[peer]) },
+		Receive:   f.deliver, Up: f.linkUp, Down: f.linkDown,
+		Changed: f.barrier.Changed, Log: quiet(),
+	})
+	ctx, stop := context.WithCancel(context.Background())
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		f.links.Run(ctx)
+	}()
+	t.Cleanup(func() {
+		stop()
+		<-ended
+	})
+	f.links.Update(list)
+	poll(t, "the links", func() bool { return f.links.Usable() == 2 })
+	out := make([]*fakeChannel, channels)
+	for i := range out {
+		ch := newFakeChannel(fmt.Sprintf("gateway-1-abcdefgh.%d", i))
+		ch.keep = false
+		ch.SetAttachment(&session{id: ch.id, ch: ch, app: "demo", account: "alice", online: true})
+		f.deps.Channels.Add(ch)
+		out[i] = ch
+	}
+	return f, out
+}
+
+// talkOf is a client's message as it arrives, with a 64-byte body.
+func talkOf(sequence uint32) []byte {
+	p := wire.LogicPkt{Header: wire.Header{Command: wire.CmdUserTalk, Sequence: sequence, Dest: "bob"}, Body: bytes.Repeat([]byte{'x'}, 64)}
+	return p.Append(nil)
+}
+
+// answerTo is the response to the one request that is open on one of the links.
+func (f *fixture) answerTo(ch *fakeChannel, sequence uint32) {
+	open := container.Open{Channel: ch.id, Sequence: sequence, Command: wire.CmdUserTalk}
+	key := f.route(sessionOf(ch), &wire.LogicPkt{Header: wire.Header{Command: wire.CmdUserTalk, Dest: "bob"}})
+	l, err := f.links.Select(key)
+	if err != nil || !l.Answered(open) {
+		f.t.Fatal("not open", err)
+	}
+	sessionOf(ch).answered()
+}
+
+// pushTo is a logic node's push as it arrives, to the channels.
+func pushTo(channels []*fakeChannel) []byte {
+	p := wire.LogicPkt{Header: wire.Header{Command: wire.CmdUserTalk, Flag: wire.FlagPush}, Body: bytes.Repeat([]byte{'x'}, 100)}
+	for _, ch := range channels {
+		p.Channels = append(p.Channels, ch.id)
+	}
+	return p.Append(nil)
+}
+
+func (f *fixture) deliverBytes(payload []byte) {
+	var p wire.LogicPkt
+	if err := p.Unmarshal(payload); err != nil {
+		f.t.Fatal(err)
+	}
+	f.deliver(nil, &p)
+}
+
+// What one message may allocate. Forwarded: its packet and its destination, and two more where the
+// race detector makes pools forget. Pushed: the packet of the link, the list of its channels, and one
+// encoding for all of them.
+func TestAllocations(t *testing.T) {
+	f, channels := costFixture(t, 100)
+	payload := talkOf(1)
+	require.LessOrEqual(t, testing.AllocsPerRun(1000, func() {
+		f.Receive(channels[0], payload)
+		f.answerTo(channels[0], 1)
+	}), 4.0, "forward")
+	one, all := pushTo(channels[:1]), pushTo(channels)
+	toOne := testing.AllocsPerRun(1000, func() { f.deliverBytes(one) })
+	require.LessOrEqual(t, toOne, 4.0, "push to one")
+	toAll := testing.AllocsPerRun(1000, func() { f.deliverBytes(all) })
+	require.LessOrEqual(t, toAll, toOne+99+8, "push to 100: an id each and the growth of their list")
+}
+
+func BenchmarkForward(b *testing.B) {
+	f, channels := costFixture(b, 1)
+	payload := talkOf(1)
+	b.ReportAllocs()
+	for b.Loop() {
+		f.Receive(channels[0], payload)
+		f.answerTo(channels[0], 1)
+	}
+}
+
+func BenchmarkDeliver(b *testing.B) {
+	f, channels := costFixture(b, 1000)
+	for _, n := range []int{1, 10, 1000} {
+		payload := pushTo(channels[:n])
+		b.Run(fmt.Sprint("channels=", n), func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				f.deliverBytes(payload)
+			}
+			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/float64(n), "ns/channel")
+		})
+	}
+}
