@@ -244,11 +244,6 @@ func lookup(ctx context.Context, router, token, query string) (status int, domai
 
 func testLookup(t *testing.T, c *site) {
 	alice := c.token(t, "lookup-alice")
-	// A ready gateway reaches the router through its watch of the registry, a moment later.
-	eventually(t, wait, "the router lists both gateways", func() bool {
-		_, domains, err := lookup(within(t), c.RouterURL, alice, "")
-		return err == nil && len(domains) == len(c.GatewayURLs)
-	})
 	for query, want := range map[string][]string{"": c.GatewayURLs, "?transport=tcp": c.GatewayTCPURLs} {
 		status, first, err := lookup(within(t), c.RouterURL, alice, query)
 		require.NoError(t, err)

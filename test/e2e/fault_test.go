@@ -208,11 +208,23 @@ func testHandover(t *testing.T, c *site) {
 	}
 }
 
-// A gateway that stops closes its clients with "going away".
+// A gateway that stops closes its clients with "going away", and with it their sessions end and the
+// router's answers change at once: nothing waits for a lease.
 func testGoingAway(t *testing.T, c *site) {
 	alice := c.user(t, c.GatewayURLs[0], "away-alice", legacy())
+	bob := c.user(t, c.GatewayTCPURLs[0], "away-bob", modern("d"))
 	require.NoError(t, c.Gateways[0].Stop())
-	alice.closed(im.ReasonGoingAway)
-	require.Empty(t, c.found(t, "away-alice"), "its sessions have ended with it")
+	for _, u := range []*user{alice, bob} {
+		u.closed(im.ReasonGoingAway)
+		require.Empty(t, c.found(t, u.account), "its sessions have ended with it")
+	}
+	eventually(t, wait, "the router knows", func() bool {
+		_, domains, err := lookup(within(t), c.RouterURL, c.token(t, alice.account), "")
+		return err == nil && slices.Equal(domains, c.GatewayURLs[1:])
+	})
 	require.NoError(t, c.Gateways[0].Start(within(t)))
+	eventually(t, wait, "the router knows", func() bool {
+		_, domains, err := lookup(within(t), c.RouterURL, c.token(t, alice.account), "")
+		return err == nil && len(domains) == len(c.Gateways)
+	})
 }

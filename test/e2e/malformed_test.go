@@ -28,7 +28,7 @@ func TestMalformed(t *testing.T) {
 	for _, poll := range []string{"true", "false"} {
 		t.Run("poll="+poll, func(t *testing.T) {
 			t.Parallel()
-			s := startStandalone(t, "--set", "gateway.poll="+poll, "--set", "gateway.login_wait=1s", "--set", "limits.enabled=false")
+			s := startStandalone(t, "--set", "gateway.poll="+poll, "--set", "gateway.login_wait=2s", "--set", "limits.enabled=false")
 			secret, err := s.Secret()
 			require.NoError(t, err)
 			v := &villain{Standalone: s, t: t, secret: secret}

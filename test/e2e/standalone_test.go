@@ -68,9 +68,12 @@ func TestStandalone(t *testing.T) {
 	require.NoError(t, err)
 	begin := time.Now()
 	s := startStandalone(t)
-	took := time.Since(begin)
+	took, limit := time.Since(begin), readyWithin
 	t.Logf("ready after %s", took)
-	require.Less(t, took, readyWithin)
+	if os.Getenv("HERMOD_TEST_RACE") == "1" {
+		limit *= 5 // the detector's price
+	}
+	require.Less(t, took, limit)
 
 	info, err := os.Stat(filepath.Join(s.Data, "secret"))
 	require.NoError(t, err)
