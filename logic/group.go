@@ -20,13 +20,13 @@ type group struct {
 }
 
 func (g *group) create(ctx context.Context, c *Context, req *pb.GroupCreateReq) (proto.Message, error) {
-	if len(req.Members) > g.maxMembers {
-		return nil, wire.Errorf(wire.StatusInvalidBody, "a group has at most %d members", g.maxMembers)
-	}
 	who := c.Account()
 	others := without(req.Members, who.Account)
 	slices.Sort(others)
 	others = slices.Compact(others)
+	if len(others) >= g.maxMembers { // the creator is one too
+		return nil, wire.Errorf(wire.StatusInvalidBody, "a group has at most %d members", g.maxMembers)
+	}
 	new := storage.Group{
 		App:          who.App,
 		Name:         req.Name,

@@ -1,0 +1,171 @@
+package logic
+
+import (
+	"fmt"
+	"math"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/hermod-im/hermod/storage"
+	"github.com/hermod-im/hermod/wire"
+	"github.com/hermod-im/hermod/wire/pb"
+)
+
+func TestOfflineIndex(t *testing.T) {
+	f := start(t, func(c *Config) { c.IndexPage = 100 })
+	f.store.entries = []storage.IndexEntry{
+		{Message: storage.Message{ID: 1, Sender: "bob", SendTime: 11, Seq: 1, Conversation: 7}, Kind: storage.KindUser, Peer: "bob"},
+		{Message: storage.Message{ID: 2, Sender: "alice", SendTime: 12, Seq: 2, Conversation: 7}, Kind: storage.KindUser, Peer: "bob"},
+		{Message: storage.Message{ID: 3, Sender: "carol", SendTime: 13, Seq: 1, Conversation: 9}, Kind: storage.KindGroup},
+		{Message: storage.Message{ID: 4, Sender: "alice", SendTime: 14, Seq: 2, Conversation: 9}, Kind: storage.KindGroup},
+	}
+	var resp pb.MessageIndexResp
+	f.succeeds(asClient("alice", wire.CmdOfflineIndex), &pb.MessageIndexReq{MessageId: 5}, &resp)
+	require.Equal(t, []string{"index demo alice 5 100"}, f.store.calls())
+	want := &pb.MessageIndexResp{Indexes: []*pb.MessageIndex{
+		{MessageId: 1, SendTime: 11, AccountB: "bob", Seq: 1, Conversation: "7"},
+		{MessageId: 2, SendTime: 12, AccountB: "bob", Seq: 2, Conversation: "7", Direction: 1},
+		{MessageId: 3, SendTime: 13, AccountB: "carol", Group: "9", Seq: 1, Conversation: "9"},
+		{MessageId: 4, SendTime: 14, AccountB: "alice", Group: "9", Seq: 2, Conversation: "9", Direction: 1},
+	}}
+	require.True(t, proto.Equal(want, &resp), "%v", &resp)
+}
+
+func TestOfflineContent(t *testing.T) {
+	f := start(t, nil)
+	f.store.content = []storage.Message{{ID: 2, Type: 1, Body: "two", Extra: "x"}, {ID: 1, Type: 3, Body: "one"}}
+	h := asClient("alice", wire.CmdOfflineContent)
+	var resp pb.MessageContentResp
+	f.succeeds(h, &pb.MessageContentReq{MessageIds: []int64{2, 1}}, &resp)
+	want := &pb.MessageContentResp{Contents: []*pb.MessageContent{
+		{MessageId: 2, Type: 1, Body: "two", Extra: "x"}, {MessageId: 1, Type: 3, Body: "one"},
+	}}
+	require.True(t, proto.Equal(want, &resp), "%v", &resp)
+	f.succeeds(h, &pb.MessageContentReq{MessageIds: make([]int64, contentPage)}, nil)
+	f.fails(h, &pb.MessageContentReq{MessageIds: make([]int64, contentPage+1)}, wire.StatusInvalidBody)
+	f.fails(h, &pb.MessageContentReq{}, wire.StatusInvalidBody)
+	f.store.content = nil // another's messages are none
+	f.fails(h, &pb.MessageContentReq{MessageIds: []int64{3}}, wire.StatusNoDestination)
+}
+
+func TestAck(t *testing.T) {
+	f := start(t, nil)
+	f.succeeds(asClient("alice", wire.CmdTalkAck), &pb.MessageAckReq{MessageId: 5}, nil)
+	require.Equal(t, []string{"ack demo alice 5"}, f.store.calls())
+	f.store.set(func() { f.store.err = storage.ErrNoMessage })
+	f.fails(asClient("alice", wire.CmdTalkAck), &pb.MessageAckReq{MessageId: 6}, wire.StatusNoDestination)
+}
+
+func TestSync(t *testing.T) {
+	f := start(t, nil)
+	f.store.deltas = []storage.Delta{
+		{Conversation: 7, Kind: storage.KindUser, Peer: "bob", LastSeq: 3, Messages: []storage.Message{
+			{Conversation: 7, Seq: 3, ID: 30, Sender: "bob", ClientID: "c", Type: 1, Body: "b", Extra: "e", SendTime: 9},
+		}},
+		{Conversation: 9, Kind: storage.KindGroup, LastSeq: 8, JoinedSeq: 8},
+	}
+	var resp pb.SyncResp
+	f.succeeds(asClient("alice", wire.CmdSync), &pb.SyncReq{Cursors: []*pb.Cursor{{Conversation: "7", Seq: 2}}, Limit: 20}, &resp)
+	require.Equal(t, []string{"sync demo alice map[7:2] 20"}, f.store.calls())
+	want := &pb.SyncResp{Conversations: []*pb.ConversationDelta{
+		{Conversation: "7", Peer: "bob", LastSeq: 3, Messages: []*pb.Message{
+			{MessageId: 30, Seq: 3, Sender: "bob", SendTime: 9, Type: 1, Body: "b", Extra: "e", ClientId: "c"},
+		}},
+		{Conversation: "9", Group: "9", LastSeq: 8, JoinedSeq: 8},
+	}}
+	require.True(t, proto.Equal(want, &resp), "%v", &resp)
+
+	h := asClient("alice", wire.CmdSync)
+	for _, bad := range []string{"", "x", "-1", "0", "9223372036854775808"} {
+		f.fails(h, &pb.SyncReq{Cursors: []*pb.Cursor{{Conversation: bad}}}, wire.StatusInvalidBody)
+	}
+	f.fails(h, &pb.SyncReq{Cursors: make([]*pb.Cursor, maxCursors+1)}, wire.StatusInvalidBody)
+}
+
+func TestPageSizes(t *testing.T) {
+	for asked, want := range map[int32]int{0: 50, -1: 50, math.MinInt32: 50, 1: 1, 200: 200, 201: 200, math.MaxInt32: 200} {
+		require.Equal(t, want, page(asked, historyPage, maxHistoryPage), asked)
+	}
+}
+
+// messages of size bytes each, from seq first on.
+func messages(conversation, first int64, count, size int) (out []storage.Message) {
+	for i := range count {
+		out = append(out, storage.Message{
+			Conversation: conversation, Seq: first + int64(i), ID: first + int64(i), Body: strings.Repeat("x", size),
+		})
+	}
+	return out
+}
+
+// An answer has at most about answerBytes: a page of 500 messages of 60 KiB was larger than the largest
+// packet of a link, broke it, and the client asked again, and again.
+func TestSyncAnswerIsBounded(t *testing.T) {
+	f := start(t, nil)
+	f.store.deltas = []storage.Delta{
+		{Conversation: 1, Kind: storage.KindUser, Peer: "a", LastSeq: 60, Messages: messages(1, 1, 60, 60<<10)},
+		{Conversation: 2, Kind: storage.KindUser, Peer: "b", LastSeq: 60, Messages: messages(2, 1, 60, 60<<10)},
+		{Conversation: 3, Kind: storage.KindUser, Peer: "c", LastSeq: 60, Messages: messages(3, 1, 1, 60<<10)},
+		{Conversation: 4, Kind: storage.KindUser, Peer: "d", LastSeq: 60},
+	}
+	var resp pb.SyncResp
+	p := f.succeeds(asClient("alice", wire.CmdSync), &pb.SyncReq{}, &resp)
+	require.Less(t, len(p.Body), answerBytes)
+	require.Greater(t, len(p.Body), answerBytes-100<<10)
+	require.True(t, resp.More)
+	var got []string
+	for _, c := range resp.Conversations {
+		for i, m := range c.Messages {
+			require.EqualValues(t, i+1, m.Seq, "gapless")
+		}
+		got = append(got, fmt.Sprint(c.Conversation, ":", len(c.Messages)))
+	}
+	require.Equal(t, []string{"1:60", "2:7", "4:0"}, got)
+
+	// A message that is larger than all of it is served alone.
+	f.store.deltas = []storage.Delta{{Conversation: 1, LastSeq: 2, Messages: messages(1, 1, 2, answerBytes+1)}}
+	f.succeeds(asClient("alice", wire.CmdSync), &pb.SyncReq{}, &resp)
+	require.Equal(t, 1, len(resp.Conversations[0].Messages))
+	require.True(t, resp.More)
+}
+
+func TestHistory(t *testing.T) {
+	f := start(t, nil)
+	f.store.page = storage.Delta{Conversation: 7, LastSeq: 9, JoinedSeq: 2, Messages: messages(7, 8, 2, 1)}
+	h := asClient("alice", wire.CmdHistory)
+	for _, test := range []struct {
+		req  *pb.HistoryReq
+		call string
+	}{
+		{&pb.HistoryReq{Conversation: "7", BeforeSeq: 10, Limit: 2}, "{Conversation:7 Kind:0 Dest: BeforeSeq:10 Limit:2}"},
+		{&pb.HistoryReq{Peer: "bob"}, "{Conversation:0 Kind:1 Dest:bob BeforeSeq:0 Limit:50}"},
+		{&pb.HistoryReq{Group: "9", Limit: 5000}, "{Conversation:0 Kind:2 Dest:9 BeforeSeq:0 Limit:200}"},
+	} {
+		var resp pb.HistoryResp
+		f.succeeds(h, test.req, &resp)
+		calls := f.store.calls()
+		require.Equal(t, "history demo alice "+test.call, calls[len(calls)-1])
+		require.Equal(t, "7", resp.Conversation)
+		require.Len(t, resp.Messages, 2)
+		require.EqualValues(t, 9, resp.LastSeq)
+		require.EqualValues(t, 2, resp.JoinedSeq)
+	}
+	f.fails(h, &pb.HistoryReq{}, wire.StatusInvalidBody)
+	f.fails(h, &pb.HistoryReq{Conversation: "x"}, wire.StatusInvalidBody)
+
+	f.store.page = storage.Delta{Conversation: 7, LastSeq: 200, Messages: messages(7, 1, 200, 60<<10)}
+	var resp pb.HistoryResp
+	f.succeeds(h, &pb.HistoryReq{Peer: "bob", Limit: 200}, &resp)
+	require.EqualValues(t, 200, resp.Messages[len(resp.Messages)-1].Seq, "the newest, as many as fit")
+	require.Equal(t, 67, len(resp.Messages))
+
+	f.store.page = storage.Delta{Kind: storage.KindUser, Peer: "bob"}
+	f.succeeds(h, &pb.HistoryReq{Peer: "bob"}, &resp)
+	require.Empty(t, resp.Conversation, "there is none yet")
+
+	f.store.set(func() { f.store.err = storage.ErrNotMember })
+	f.fails(h, &pb.HistoryReq{Group: "9"}, wire.StatusUnauthorized)
+}
