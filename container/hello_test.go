@@ -245,3 +245,38 @@ func TestRunEndsDuringAHandshake(t *testing.T) {
 		require.Less(t, time.Since(start), helloWait)
 	})
 }
+
+// A node that becomes ready because it is linked has missed nothing: all clients were hinted, and
+// the old ones closed, whenever a logic node joined.
+func TestPeerThatBecomesReadyByTheLinkMissedNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ends := make(chan net.Conn, 1)
+		d := newDialler(func(id, name string) im.Client {
+			c := tcp.NewClient(id, name, transport.ClientOptions{})
+			c.SetDialer(pipeDialer{ends})
+			return c
+		})
+		ctx, stop := context.WithCancel(t.Context())
+		ended := make(chan struct{})
+		go func() {
+			defer close(ended)
+			d.Run(ctx)
+		}()
+		joining, ready := instance("logic-1", "l", naming.StateJoining, "pipe"), instance("logic-1", "l", naming.StateReady, "pipe")
+		d.Update([]naming.Instance{joining})
+		c := linkConn(<-ends)
+		h := hello{joining, secret}
+		challenge := h.challenge()
+		require.NoError(t, send(c, marshalHello(wire.FlagPush, challenge)))
+		answer, err := receiveHello(c)
+		require.NoError(t, err)
+		d.Update([]naming.Instance{ready}) // it was linked, and said so before we know
+		require.NoError(t, send(c, marshalHello(wire.FlagResponse, &pb.LinkHello{Proof: h.proof("accept", challenge, answer)})))
+		synctest.Wait()
+		require.Equal(t, []bool{false}, d.upList())
+		stop()
+		_, _ = receiveHello(c) // the close frame
+		c.Close()
+		<-ended
+	})
+}

@@ -39,6 +39,8 @@ type Link struct {
 	log  *logrus.Entry
 	wake chan struct{} // capacity 1: the registry lists the peer no more
 
+	missed bool // the peer took traffic before it was linked with; owned by run
+
 	mu       sync.Mutex
 	address  string                         // guarded by mu
 	client   im.Client                      // nil while down; guarded by mu
@@ -168,6 +170,8 @@ func (l *Link) run(ctx context.Context) {
 func (l *Link) dial(ctx context.Context) (_ im.Client, err error) {
 	l.mu.Lock()
 	address := l.address
+	// As of now: once it is linked the peer may become ready, and have missed nothing.
+	l.missed = l.wasUp || l.ready
 	l.mu.Unlock()
 	client := l.set.opts.NewClient(l.set.opts.Self.ID, l.peer)
 	stop := context.AfterFunc(ctx, client.Close)
@@ -217,12 +221,11 @@ func readHello(client im.Client) (*pb.LinkHello, error) {
 func (l *Link) serve(client im.Client) error {
 	l.mu.Lock()
 	l.client, l.draining = client, false
-	missed := l.wasUp || l.ready
 	l.wasUp = true
 	l.mu.Unlock()
 	l.log.Info("link up")
 	l.set.linkChanged()
-	l.set.opts.Up(l, missed)
+	l.set.opts.Up(l, l.missed)
 	err := l.read(client)
 	client.Close()
 	l.down()
