@@ -33,6 +33,8 @@ type TalkOptions struct {
 	// Size of a message's body in bytes, at least MinSize.
 	Size     int
 	Duration time.Duration
+	// Until, when it is closed, ends the run as if Duration were over. May be nil.
+	Until <-chan struct{}
 	// Warmup is how long the load runs before anything is measured.
 	Warmup    time.Duration
 	Processes []Process
@@ -232,6 +234,8 @@ func (r *talkRun) measure(ctx context.Context) (*TalkResult, error) {
 func (r *talkRun) wait(ctx context.Context, d time.Duration) error {
 	select {
 	case <-time.After(d):
+		return nil
+	case <-r.o.Until:
 		return nil
 	case err := <-r.failed:
 		return err

@@ -20,6 +20,8 @@ import (
 	"github.com/hermod-im/hermod/config"
 	"github.com/hermod-im/hermod/naming"
 	"github.com/hermod-im/hermod/naming/consul"
+	"github.com/hermod-im/hermod/storage"
+	"github.com/hermod-im/hermod/transport"
 )
 
 // Env is what a node gets from the process around it.
@@ -28,6 +30,9 @@ type Env struct {
 	Log *logrus.Logger
 	// Naming is the registry. Open closes none that it was given.
 	Naming naming.Naming
+	// Sessions is the session store that several logic nodes of one process share. May be nil: each
+	// opens the one that its configuration names. A node closes none that it was given.
+	Sessions storage.Sessions
 	// Metrics is where the node registers its metrics: one registry per node.
 	Metrics *prometheus.Registry
 	// Version is shown by the admin port.
@@ -133,6 +138,13 @@ func AwaitReady(ctx context.Context, s Service) error {
 			return fmt.Errorf("not ready: %w", reason)
 		}
 	}
+}
+
+// closeServer frees what a server holds that has not run, or has been shut down.
+func closeServer(s *transport.Server) error {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	return s.Shutdown(ctx)
 }
 
 // instance is the registration of a node of this process: a new one for every run.

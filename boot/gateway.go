@@ -2,6 +2,7 @@ package boot
 
 import (
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"net"
 
@@ -20,6 +21,8 @@ type Gateway struct {
 	*gateway.Gateway
 	// WS and TCP are the URLs as advertised; empty where the transport is off.
 	WS, TCP string
+
+	server *transport.Server
 }
 
 // NewGateway listens at once, so that a taken port is an error here.
@@ -46,10 +49,10 @@ func NewGateway(c config.Config, env *Env) (*Gateway, error) {
 	if err := server.Listen(); err != nil {
 		return nil, fmt.Errorf("gateway: %w", err)
 	}
-	g := &Gateway{}
+	g := &Gateway{server: server}
 	self := instance(c, naming.ServiceGateway)
 	if err := g.advertise(c, &self, server.Addrs()); err != nil {
-		return nil, fmt.Errorf("gateway: %w", err)
+		return nil, errors.Join(fmt.Errorf("gateway: %w", err), g.Close())
 	}
 	g.Gateway = gateway.New(gateway.Config{
 		Instance:       self,
@@ -71,8 +74,8 @@ func NewGateway(c config.Config, env *Env) (*Gateway, error) {
 	return g, nil
 }
 
-// Close releases nothing: Run does.
-func (g *Gateway) Close() error { return nil }
+// Close frees the listeners of a gateway that has not run.
+func (g *Gateway) Close() error { return closeServer(g.server) }
 
 // clientEndpoints are the listeners for clients: WebSocket first if it is on.
 func clientEndpoints(c config.Gateway) ([]transport.Endpoint, error) {

@@ -58,7 +58,10 @@ func NewLogic(ctx context.Context, c config.Config, env *Env) (_ *Logic, err err
 	if err != nil {
 		return nil, err
 	}
-	sessions := l.openSessions(c)
+	sessions := env.Sessions
+	if sessions == nil {
+		sessions = l.openSessions(c)
+	}
 	metrics := new(transport.Metrics)
 	env.Metrics.MustRegister(newTransportCollector("logic", metrics))
 	server := transport.NewServer(transport.Options{
@@ -72,6 +75,7 @@ func NewLogic(ctx context.Context, c config.Config, env *Env) (_ *Logic, err err
 	if err := server.Listen(); err != nil {
 		return nil, fmt.Errorf("logic: %w", err)
 	}
+	l.closers = append(l.closers, func() error { return closeServer(server) })
 	if l.Address = c.Logic.Advertise; l.Address == "" {
 		if l.Address, err = advertised(c, server.Addrs()[0]); err != nil {
 			return nil, fmt.Errorf("logic: %w", err)

@@ -106,11 +106,11 @@ const readyWait = 10 * time.Second
 func (f *standaloneFlags) announce(ctx context.Context, out io.Writer, s *boot.Standalone, port *admin.Server) {
 	waiting, cancel := context.WithTimeout(ctx, readyWait)
 	defer cancel()
-	if err := boot.AwaitReady(waiting, s); err != nil {
-		if ctx.Err() == nil {
-			fmt.Fprintf(os.Stderr, "hermod: %v\n", err)
-		}
-		return
+	if err := boot.AwaitReady(waiting, s); err != nil && ctx.Err() == nil {
+		fmt.Fprintf(os.Stderr, "hermod: %v; waiting\n", err)
+	}
+	if boot.AwaitReady(ctx, s) != nil {
+		return // it is being stopped
 	}
 	adminURL := ""
 	if port != nil {
