@@ -54,6 +54,8 @@ const (
 	ReasonSignedOut
 	// ReasonUnavailable: the service cannot take the login now. 1013; try again later.
 	ReasonUnavailable
+	// ReasonConflict: another device is signed in, and this one may not take over. 4006; do not reconnect by itself.
+	ReasonConflict
 	numReasons
 )
 
@@ -79,6 +81,7 @@ var reasons = [numReasons]struct {
 	ReasonSyncNeeded:      {4005, "sync_needed"},
 	ReasonSignedOut:       {1000, "signed_out"},
 	ReasonUnavailable:     {1013, "unavailable"},
+	ReasonConflict:        {4006, "conflict"},
 }
 
 // Code is the WebSocket close code that tells the peer, also sent on TCP.

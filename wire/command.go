@@ -22,7 +22,9 @@ const (
 
 	CmdSync     Command = "chat.sync"
 	CmdHistory  Command = "chat.history"
+	CmdRead     Command = "chat.read"
 	CmdSyncHint Command = "sync.hint"
+	CmdGoAway   Command = "gateway.goaway"
 )
 
 // The commands between services. A gateway refuses them from a client.
@@ -63,6 +65,8 @@ func internCommand(b []byte) (Command, bool) {
 		return CmdSync, true
 	case CmdHistory:
 		return CmdHistory, true
+	case CmdRead:
+		return CmdRead, true
 	default:
 		return "", false
 	}

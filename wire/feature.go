@@ -9,6 +9,10 @@ const (
 	// FeatureSync ("sync"): the client keeps a cursor per conversation. It gets sync.hint instead of
 	// a close when pushes may have been lost, and pushes of what its account sent from other devices.
 	FeatureSync Features = 1 << 0
+	// FeatureRead ("read"): the client keeps read positions. It gets chat.read when another device reads.
+	FeatureRead Features = 1 << 1
+	// FeatureGoAway ("goaway"): the client moves to another gateway when gateway.goaway asks for it.
+	FeatureGoAway Features = 1 << 2
 )
 
 var featureNames = []struct {
@@ -16,6 +20,8 @@ var featureNames = []struct {
 	name string
 }{
 	{FeatureSync, "sync"},
+	{FeatureRead, "read"},
+	{FeatureGoAway, "goaway"},
 }
 
 // ParseFeatures returns the bits of the names it knows.

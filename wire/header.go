@@ -54,6 +54,18 @@ type Link struct {
 	App, Account, Device string
 	// Channels are those that a push is for, all of the receiving gateway.
 	Channels []string
+	// Delivered are the messages that a push or a page of the offline index holds, and, of an ack,
+	// what its channel was sent up to the acknowledged message.
+	Delivered []Delivered
+}
+
+// Delivered is a run of messages of one conversation.
+type Delivered struct {
+	Conversation int64
+	// From and To are the seqs of the first and the last.
+	From, To int64
+	// MessageID is the id of the last; in a page of the offline index, that of the page's last message.
+	MessageID int64
 }
 
 // Field numbers of wire/proto/header.proto.
@@ -69,10 +81,16 @@ const (
 	fieldAccount   = 17
 	fieldDevice    = 18
 	fieldChannels  = 19
+	fieldDelivered = 20
 
 	fieldMetaKey   = 1
 	fieldMetaValue = 2
 	fieldMetaType  = 3
+
+	fieldDeliveredConversation = 1
+	fieldDeliveredFrom         = 2
+	fieldDeliveredTo           = 3
+	fieldDeliveredMessageID    = 4
 )
 
 // Append appends the header's protobuf bytes to dst.
@@ -93,7 +111,20 @@ func (h *Header) Append(dst []byte) []byte {
 		dst = protowire.AppendTag(dst, fieldChannels, protowire.BytesType)
 		dst = protowire.AppendString(dst, c)
 	}
+	for i := range h.Delivered {
+		dst = h.Delivered[i].append(dst)
+	}
 	return dst
+}
+
+func (d *Delivered) append(dst []byte) []byte {
+	size := sizeVarint(uint64(d.Conversation)) + sizeVarint(uint64(d.From)) + sizeVarint(uint64(d.To)) + sizeVarint(uint64(d.MessageID))
+	dst = protowire.AppendTag(dst, fieldDelivered, protowire.BytesType)
+	dst = protowire.AppendVarint(dst, uint64(size))
+	dst = appendVarint(dst, fieldDeliveredConversation, uint64(d.Conversation))
+	dst = appendVarint(dst, fieldDeliveredFrom, uint64(d.From))
+	dst = appendVarint(dst, fieldDeliveredTo, uint64(d.To))
+	return appendVarint(dst, fieldDeliveredMessageID, uint64(d.MessageID))
 }
 
 func (m *Meta) append(dst []byte) []byte {
@@ -140,13 +171,13 @@ func sizeVarint(v uint64) int {
 // Unmarshal parses a header, replacing all of h. Unknown fields are skipped. Errors wrap ErrHeader.
 func (h *Header) Unmarshal(data []byte) error {
 	*h = Header{}
-	return eachField(data, h.set)
+	return eachField(data, headerType, h.set)
 }
 
 // unmarshalClient keeps what a client may say and allocates nothing for the rest.
 func (h *Header) unmarshalClient(data []byte) error {
 	*h = Header{}
-	return eachField(data, func(num protowire.Number, v uint64, b []byte) error {
+	return eachField(data, headerType, func(num protowire.Number, v uint64, b []byte) error {
 		switch num {
 		case fieldCommand, fieldSequence, fieldFlag, fieldDest:
 			return h.set(num, v, b)
@@ -184,7 +215,7 @@ func (h *Header) set(num protowire.Number, v uint64, b []byte) error {
 		return setString(&h.Dest, b)
 	case fieldMeta:
 		h.Meta = append(h.Meta, Meta{})
-		return eachField(b, h.Meta[len(h.Meta)-1].set)
+		return eachField(b, metaType, h.Meta[len(h.Meta)-1].set)
 	case fieldApp:
 		return setString(&h.App, b)
 	case fieldAccount:
@@ -194,6 +225,23 @@ func (h *Header) set(num protowire.Number, v uint64, b []byte) error {
 	case fieldChannels:
 		h.Channels = append(h.Channels, "")
 		return setString(&h.Channels[len(h.Channels)-1], b)
+	case fieldDelivered:
+		h.Delivered = append(h.Delivered, Delivered{})
+		return eachField(b, deliveredType, h.Delivered[len(h.Delivered)-1].set)
+	}
+	return nil
+}
+
+func (d *Delivered) set(num protowire.Number, v uint64, _ []byte) error {
+	switch num {
+	case fieldDeliveredConversation:
+		d.Conversation = int64(v)
+	case fieldDeliveredFrom:
+		d.From = int64(v)
+	case fieldDeliveredTo:
+		d.To = int64(v)
+	case fieldDeliveredMessageID:
+		d.MessageID = int64(v)
 	}
 	return nil
 }
@@ -226,21 +274,32 @@ func setCommand(dst *Command, b []byte) error {
 	return setString((*string)(dst), b)
 }
 
-// wantType is the type that a known field must have; a Meta's fields 1-3 happen to have the same.
-func wantType(num protowire.Number) (protowire.Type, bool) {
+// headerType, metaType and deliveredType are the types that a message's known fields must have.
+func headerType(num protowire.Number) (protowire.Type, bool) {
 	switch num {
 	case fieldSequence, fieldFlag, fieldStatus:
 		return protowire.VarintType, true
-	case fieldCommand, fieldChannelID, fieldDest, fieldMeta, fieldApp, fieldAccount, fieldDevice, fieldChannels:
+	case fieldCommand, fieldChannelID, fieldDest, fieldMeta, fieldApp, fieldAccount, fieldDevice, fieldChannels, fieldDelivered:
 		return protowire.BytesType, true
 	default:
 		return 0, false
 	}
 }
 
-// eachField calls set with the value of each varint or length-delimited field of a message and
-// skips the others. A known field of another type than its own is skipped too, as protobuf does.
-func eachField(data []byte, set func(num protowire.Number, v uint64, b []byte) error) error {
+func metaType(num protowire.Number) (protowire.Type, bool) {
+	if num == fieldMetaType {
+		return protowire.VarintType, true
+	}
+	return protowire.BytesType, num == fieldMetaKey || num == fieldMetaValue
+}
+
+func deliveredType(num protowire.Number) (protowire.Type, bool) {
+	return protowire.VarintType, num >= fieldDeliveredConversation && num <= fieldDeliveredMessageID
+}
+
+// eachField calls set with the value of each known field of a message and skips the others. A known
+// field of another type than its own is skipped too, as protobuf does.
+func eachField(data []byte, typeOf func(protowire.Number) (protowire.Type, bool), set func(num protowire.Number, v uint64, b []byte) error) error {
 	for len(data) > 0 {
 		num, typ, n := protowire.ConsumeTag(data)
 		if n < 0 {
@@ -264,7 +323,7 @@ func eachField(data []byte, set func(num protowire.Number, v uint64, b []byte) e
 			return fmt.Errorf("%w: %w", ErrHeader, protowire.ParseError(n))
 		}
 		data = data[n:]
-		if want, known := wantType(num); known && want == typ {
+		if want, known := typeOf(num); known && want == typ {
 			if err := set(num, v, b); err != nil {
 				return err
 			}

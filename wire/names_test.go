@@ -39,7 +39,7 @@ func TestError(t *testing.T) {
 	if err.Error() != "system exception (300): try later" || !err.Retryable() {
 		t.Errorf("%v, retryable %v", err, err.Retryable())
 	}
-	for _, s := range []wire.Status{0, 10, 100, 101, 103, 105, 301, 404} {
+	for _, s := range []wire.Status{0, 10, 100, 101, 103, 105, 106, 301, 404} {
 		if s.Retryable() {
 			t.Errorf("%v is retryable", s)
 		}

@@ -2,6 +2,7 @@ package wire
 
 import (
 	"fmt"
+	"time"
 
 	"github.com/hermod-im/hermod/wire/pb"
 )
@@ -18,13 +19,15 @@ const (
 	StatusInvalidBody     = Status(pb.Status_STATUS_INVALID_PACKET_BODY)
 	StatusInvalidCommand  = Status(pb.Status_STATUS_INVALID_COMMAND)
 	StatusUnauthorized    = Status(pb.Status_STATUS_UNAUTHORIZED)
+	StatusConflict        = Status(pb.Status_STATUS_CONFLICT)
 	StatusSystemException = Status(pb.Status_STATUS_SYSTEM_EXCEPTION)
 	StatusNotImplemented  = Status(pb.Status_STATUS_NOT_IMPLEMENTED)
+	StatusRateLimited     = Status(pb.Status_STATUS_RATE_LIMITED)
 	StatusSessionNotFound = Status(pb.Status_STATUS_SESSION_NOT_FOUND)
 )
 
 // Retryable reports whether the same request may succeed later, unchanged.
-func (s Status) Retryable() bool { return s == StatusSystemException }
+func (s Status) Retryable() bool { return s == StatusSystemException || s == StatusRateLimited }
 
 // String is the status' name and number.
 func (s Status) String() string {
@@ -39,10 +42,14 @@ func (s Status) String() string {
 		return "invalid command (103)"
 	case StatusUnauthorized:
 		return "unauthorized (105)"
+	case StatusConflict:
+		return "conflict (106)"
 	case StatusSystemException:
 		return "system exception (300)"
 	case StatusNotImplemented:
 		return "not implemented (301)"
+	case StatusRateLimited:
+		return "rate limited (302)"
 	case StatusSessionNotFound:
 		return "session not found (404)"
 	default:
@@ -55,6 +62,8 @@ func (s Status) String() string {
 type Error struct {
 	Status  Status
 	Message string
+	// RetryAfter is how long to wait before the same request; 0: the client decides.
+	RetryAfter time.Duration
 }
 
 // Errorf makes an Error.

@@ -276,6 +276,12 @@ func logicPackets() []logicPacket {
 		{"answer to signin", &pb.Header{Command: "login.signin", ChannelId: "gw1-7", Sequence: 1, Flag: response}, &pb.LoginResp{ChannelId: "gw1-7", Account: "alice", Features: []string{"sync"}}},
 		{"signin refused", &pb.Header{Command: "login.signin", Sequence: 1, Flag: response, Status: 105}, &pb.ErrorResp{Message: "the token has expired"}},
 		{"kickout", &pb.Header{Command: "login.signin", Flag: push}, &pb.KickoutNotify{ChannelId: "gw1-7"}},
+		{"kickout with reason", &pb.Header{Command: "login.signin", Flag: push}, &pb.KickoutNotify{ChannelId: "gw1-7", Reason: "platform", Device: "phone-2", Platform: "ios"}},
+		{"rate limited", &pb.Header{Command: "chat.user.talk", Sequence: 2, Flag: response, Status: 302}, &pb.ErrorResp{Message: "slow down", RetryAfterMs: 1500}},
+		{"go away", &pb.Header{Command: "gateway.goaway", Flag: push}, &pb.GoAway{DelayMs: 2500}},
+		{"delivered, between services", &pb.Header{Command: "chat.talk.ack", ChannelId: "gw1-7", Sequence: 11, App: "demo", Account: "alice", Delivered: []*pb.Delivered{
+			{Conversation: bigID, From: 7, To: 9, MessageId: bigID + 9}, {}, {Conversation: 1, From: 1, To: 1},
+		}}, &pb.MessageAckReq{MessageId: bigID}},
 		{"signout", &pb.Header{Command: "login.signout", Sequence: 9}, nil},
 		{"user talk", &pb.Header{Command: "chat.user.talk", Sequence: 2, Dest: "bob"}, &pb.MessageReq{Type: 1, Body: "hello", Extra: "{}"}},
 		{"user talk with client_id", &pb.Header{Command: "chat.user.talk", Sequence: 3, Dest: "bob"}, &pb.MessageReq{Type: 1, Body: "héllo 世界 👋", ClientId: "c-1"}},
@@ -328,6 +334,16 @@ func bodies() []proto.Message {
 			{Conversation: "42", Group: "42", LastSeq: 9, JoinedSeq: 3, Messages: []*pb.Message{message(8), message(9)}},
 			{Conversation: "43", Peer: "bob", LastSeq: 1, Messages: []*pb.Message{message(1)}},
 		}, More: true},
+		&pb.SyncReq{Buckets: 3, Digests: []*pb.Digest{{Conversations: 2, Ids: 85, Seqs: 7, Reads: proto.Uint64(0)}, {}, {Conversations: 1}}},
+		&pb.SyncReq{Buckets: 3, Only: []uint32{0, 2}, Cursors: []*pb.Cursor{{Conversation: "42", Seq: 7, ReadSeq: proto.Int64(5)}}},
+		&pb.Digest{Conversations: 2, Ids: 1<<40 + 1, Seqs: 1<<63 + 1, Reads: proto.Uint64(9)},
+		&pb.SyncResp{Stale: []uint32{0, 2}},
+		&pb.SyncResp{Conversations: []*pb.ConversationDelta{{Conversation: "42", Group: "42", LastSeq: 9, ReadSeq: 7, Unread: 2}}, Gone: []string{"41"}},
+		&pb.ReadReq{Conversation: "42", Seq: 9},
+		&pb.ReadResp{Seq: 9, Unread: 1, LastSeq: 10},
+		&pb.ReadNotify{Conversation: "42", Seq: 9, Unread: 1, LastSeq: 10},
+		&pb.GoAway{DelayMs: 2500},
+		&pb.Delivered{Conversation: 42, From: 7, To: 9, MessageId: bigID},
 		&pb.HistoryReq{Conversation: "42", BeforeSeq: 100, Limit: 50},
 		&pb.HistoryReq{Peer: "bob"},
 		&pb.HistoryReq{Group: "42"},
@@ -447,6 +463,9 @@ func fromPB(h *pb.Header) wire.Header {
 		Command: wire.Command(h.GetCommand()), ChannelID: h.GetChannelId(), Sequence: h.GetSequence(), Flag: wire.Flag(h.GetFlag()),
 		Status: wire.Status(h.GetStatus()), Dest: h.GetDest(),
 		Link: wire.Link{App: h.GetApp(), Account: h.GetAccount(), Device: h.GetDevice(), Channels: h.GetChannels()},
+	}
+	for _, d := range h.GetDelivered() {
+		out.Delivered = append(out.Delivered, wire.Delivered{Conversation: d.GetConversation(), From: d.GetFrom(), To: d.GetTo(), MessageID: d.GetMessageId()})
 	}
 	for _, m := range h.GetMeta() {
 		out.Meta = append(out.Meta, wire.Meta{Key: m.GetKey(), Value: m.GetValue(), Type: wire.MetaType(m.GetType())})

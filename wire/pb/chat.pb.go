@@ -758,10 +758,18 @@ func (x *Message) GetClientId() string {
 // chat.sync: what changed since the client's cursors.
 type SyncReq struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The last seq that the client has of each conversation it knows.
+	// The last seq that the client has of each conversation it knows: of all, or of those in the buckets of only.
 	Cursors []*Cursor `protobuf:"bytes,1,rep,name=cursors,proto3" json:"cursors,omitempty"`
-	// Largest number of messages in the answer; 0: the server's default (500), capped there.
-	Limit         int32 `protobuf:"varint,2,opt,name=limit,proto3" json:"limit,omitempty"`
+	// Largest number of messages in the answer; 0: the server's default (500), capped there. A
+	// conversation without messages counts as one.
+	Limit int32 `protobuf:"varint,2,opt,name=limit,proto3" json:"limit,omitempty"`
+	// Into how many buckets digests and only divide the conversations, by id modulo buckets; at most 1,024.
+	Buckets uint32 `protobuf:"varint,3,opt,name=buckets,proto3" json:"buckets,omitempty"`
+	// What the client has, instead of cursors: one for each bucket, in order. Those that differ from
+	// what the server has are SyncResp.stale, and nothing else is answered.
+	Digests []*Digest `protobuf:"bytes,4,rep,name=digests,proto3" json:"digests,omitempty"`
+	// The answer is about the conversations in these buckets alone. Empty: about all.
+	Only          []uint32 `protobuf:"varint,5,rep,packed,name=only,proto3" json:"only,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -810,10 +818,33 @@ func (x *SyncReq) GetLimit() int32 {
 	return 0
 }
 
+func (x *SyncReq) GetBuckets() uint32 {
+	if x != nil {
+		return x.Buckets
+	}
+	return 0
+}
+
+func (x *SyncReq) GetDigests() []*Digest {
+	if x != nil {
+		return x.Digests
+	}
+	return nil
+}
+
+func (x *SyncReq) GetOnly() []uint32 {
+	if x != nil {
+		return x.Only
+	}
+	return nil
+}
+
 type Cursor struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Conversation  string                 `protobuf:"bytes,1,opt,name=conversation,proto3" json:"conversation,omitempty"`
-	Seq           int64                  `protobuf:"varint,2,opt,name=seq,proto3" json:"seq,omitempty"`
+	state        protoimpl.MessageState `protogen:"open.v1"`
+	Conversation string                 `protobuf:"bytes,1,opt,name=conversation,proto3" json:"conversation,omitempty"`
+	Seq          int64                  `protobuf:"varint,2,opt,name=seq,proto3" json:"seq,omitempty"`
+	// Up to where the client knows the account to have read; absent: it does not care.
+	ReadSeq       *int64 `protobuf:"varint,3,opt,name=read_seq,json=readSeq,proto3,oneof" json:"read_seq,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -862,18 +893,103 @@ func (x *Cursor) GetSeq() int64 {
 	return 0
 }
 
+func (x *Cursor) GetReadSeq() int64 {
+	if x != nil && x.ReadSeq != nil {
+		return *x.ReadSeq
+	}
+	return 0
+}
+
+// What a client has of the conversations of one bucket. Cursors only grow, so that sums are equal
+// only where all cursors are.
+type Digest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Their number.
+	Conversations uint32 `protobuf:"varint,1,opt,name=conversations,proto3" json:"conversations,omitempty"`
+	// The sum of their ids, each modulo 2^31 - 1.
+	Ids uint64 `protobuf:"varint,2,opt,name=ids,proto3" json:"ids,omitempty"`
+	// The sum of their cursors.
+	Seqs uint64 `protobuf:"varint,3,opt,name=seqs,proto3" json:"seqs,omitempty"`
+	// The sum of their read positions; absent: the client does not care.
+	Reads         *uint64 `protobuf:"varint,4,opt,name=reads,proto3,oneof" json:"reads,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Digest) Reset() {
+	*x = Digest{}
+	mi := &file_chat_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Digest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Digest) ProtoMessage() {}
+
+func (x *Digest) ProtoReflect() protoreflect.Message {
+	mi := &file_chat_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Digest.ProtoReflect.Descriptor instead.
+func (*Digest) Descriptor() ([]byte, []int) {
+	return file_chat_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *Digest) GetConversations() uint32 {
+	if x != nil {
+		return x.Conversations
+	}
+	return 0
+}
+
+func (x *Digest) GetIds() uint64 {
+	if x != nil {
+		return x.Ids
+	}
+	return 0
+}
+
+func (x *Digest) GetSeqs() uint64 {
+	if x != nil {
+		return x.Seqs
+	}
+	return 0
+}
+
+func (x *Digest) GetReads() uint64 {
+	if x != nil && x.Reads != nil {
+		return *x.Reads
+	}
+	return 0
+}
+
 type SyncResp struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Conversations []*ConversationDelta   `protobuf:"bytes,1,rep,name=conversations,proto3" json:"conversations,omitempty"`
 	// There is more: call again with the cursors moved on.
-	More          bool `protobuf:"varint,2,opt,name=more,proto3" json:"more,omitempty"`
+	More bool `protobuf:"varint,2,opt,name=more,proto3" json:"more,omitempty"`
+	// The buckets whose digests differ: call again with the cursors of these.
+	Stale []uint32 `protobuf:"varint,3,rep,packed,name=stale,proto3" json:"stale,omitempty"`
+	// Conversations of the request's cursors that the account does not belong to (any more).
+	Gone          []string `protobuf:"bytes,4,rep,name=gone,proto3" json:"gone,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *SyncResp) Reset() {
 	*x = SyncResp{}
-	mi := &file_chat_proto_msgTypes[13]
+	mi := &file_chat_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -885,7 +1001,7 @@ func (x *SyncResp) String() string {
 func (*SyncResp) ProtoMessage() {}
 
 func (x *SyncResp) ProtoReflect() protoreflect.Message {
-	mi := &file_chat_proto_msgTypes[13]
+	mi := &file_chat_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -898,7 +1014,7 @@ func (x *SyncResp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SyncResp.ProtoReflect.Descriptor instead.
 func (*SyncResp) Descriptor() ([]byte, []int) {
-	return file_chat_proto_rawDescGZIP(), []int{13}
+	return file_chat_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *SyncResp) GetConversations() []*ConversationDelta {
@@ -915,6 +1031,20 @@ func (x *SyncResp) GetMore() bool {
 	return false
 }
 
+func (x *SyncResp) GetStale() []uint32 {
+	if x != nil {
+		return x.Stale
+	}
+	return nil
+}
+
+func (x *SyncResp) GetGone() []string {
+	if x != nil {
+		return x.Gone
+	}
+	return nil
+}
+
 type ConversationDelta struct {
 	state        protoimpl.MessageState `protogen:"open.v1"`
 	Conversation string                 `protobuf:"bytes,1,opt,name=conversation,proto3" json:"conversation,omitempty"`
@@ -927,14 +1057,18 @@ type ConversationDelta struct {
 	// Before the first message that the account may read: its cursor starts here.
 	JoinedSeq int64 `protobuf:"varint,5,opt,name=joined_seq,json=joinedSeq,proto3" json:"joined_seq,omitempty"`
 	// In seq order, gapless from the cursor (or joined_seq) + 1.
-	Messages      []*Message `protobuf:"bytes,6,rep,name=messages,proto3" json:"messages,omitempty"`
+	Messages []*Message `protobuf:"bytes,6,rep,name=messages,proto3" json:"messages,omitempty"`
+	// Up to where the account has read.
+	ReadSeq int64 `protobuf:"varint,7,opt,name=read_seq,json=readSeq,proto3" json:"read_seq,omitempty"`
+	// How many messages of others are beyond read_seq, up to last_seq. Set where messages reach last_seq.
+	Unread        int64 `protobuf:"varint,8,opt,name=unread,proto3" json:"unread,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ConversationDelta) Reset() {
 	*x = ConversationDelta{}
-	mi := &file_chat_proto_msgTypes[14]
+	mi := &file_chat_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -946,7 +1080,7 @@ func (x *ConversationDelta) String() string {
 func (*ConversationDelta) ProtoMessage() {}
 
 func (x *ConversationDelta) ProtoReflect() protoreflect.Message {
-	mi := &file_chat_proto_msgTypes[14]
+	mi := &file_chat_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -959,7 +1093,7 @@ func (x *ConversationDelta) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConversationDelta.ProtoReflect.Descriptor instead.
 func (*ConversationDelta) Descriptor() ([]byte, []int) {
-	return file_chat_proto_rawDescGZIP(), []int{14}
+	return file_chat_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ConversationDelta) GetConversation() string {
@@ -1004,6 +1138,205 @@ func (x *ConversationDelta) GetMessages() []*Message {
 	return nil
 }
 
+func (x *ConversationDelta) GetReadSeq() int64 {
+	if x != nil {
+		return x.ReadSeq
+	}
+	return 0
+}
+
+func (x *ConversationDelta) GetUnread() int64 {
+	if x != nil {
+		return x.Unread
+	}
+	return 0
+}
+
+// chat.read: the account has read the conversation up to seq.
+type ReadReq struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Conversation  string                 `protobuf:"bytes,1,opt,name=conversation,proto3" json:"conversation,omitempty"`
+	Seq           int64                  `protobuf:"varint,2,opt,name=seq,proto3" json:"seq,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReadReq) Reset() {
+	*x = ReadReq{}
+	mi := &file_chat_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReadReq) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReadReq) ProtoMessage() {}
+
+func (x *ReadReq) ProtoReflect() protoreflect.Message {
+	mi := &file_chat_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReadReq.ProtoReflect.Descriptor instead.
+func (*ReadReq) Descriptor() ([]byte, []int) {
+	return file_chat_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *ReadReq) GetConversation() string {
+	if x != nil {
+		return x.Conversation
+	}
+	return ""
+}
+
+func (x *ReadReq) GetSeq() int64 {
+	if x != nil {
+		return x.Seq
+	}
+	return 0
+}
+
+// Where the account's read position is now; it never moves back.
+type ReadResp struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Seq   int64                  `protobuf:"varint,1,opt,name=seq,proto3" json:"seq,omitempty"`
+	// How many messages of others are beyond it, up to last_seq.
+	Unread int64 `protobuf:"varint,2,opt,name=unread,proto3" json:"unread,omitempty"`
+	// The last seq of the conversation when they were counted.
+	LastSeq       int64 `protobuf:"varint,3,opt,name=last_seq,json=lastSeq,proto3" json:"last_seq,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReadResp) Reset() {
+	*x = ReadResp{}
+	mi := &file_chat_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReadResp) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReadResp) ProtoMessage() {}
+
+func (x *ReadResp) ProtoReflect() protoreflect.Message {
+	mi := &file_chat_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReadResp.ProtoReflect.Descriptor instead.
+func (*ReadResp) Descriptor() ([]byte, []int) {
+	return file_chat_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *ReadResp) GetSeq() int64 {
+	if x != nil {
+		return x.Seq
+	}
+	return 0
+}
+
+func (x *ReadResp) GetUnread() int64 {
+	if x != nil {
+		return x.Unread
+	}
+	return 0
+}
+
+func (x *ReadResp) GetLastSeq() int64 {
+	if x != nil {
+		return x.LastSeq
+	}
+	return 0
+}
+
+// Pushed on chat.read to the account's other devices.
+type ReadNotify struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Conversation  string                 `protobuf:"bytes,1,opt,name=conversation,proto3" json:"conversation,omitempty"`
+	Seq           int64                  `protobuf:"varint,2,opt,name=seq,proto3" json:"seq,omitempty"`
+	Unread        int64                  `protobuf:"varint,3,opt,name=unread,proto3" json:"unread,omitempty"`
+	LastSeq       int64                  `protobuf:"varint,4,opt,name=last_seq,json=lastSeq,proto3" json:"last_seq,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReadNotify) Reset() {
+	*x = ReadNotify{}
+	mi := &file_chat_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReadNotify) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReadNotify) ProtoMessage() {}
+
+func (x *ReadNotify) ProtoReflect() protoreflect.Message {
+	mi := &file_chat_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReadNotify.ProtoReflect.Descriptor instead.
+func (*ReadNotify) Descriptor() ([]byte, []int) {
+	return file_chat_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *ReadNotify) GetConversation() string {
+	if x != nil {
+		return x.Conversation
+	}
+	return ""
+}
+
+func (x *ReadNotify) GetSeq() int64 {
+	if x != nil {
+		return x.Seq
+	}
+	return 0
+}
+
+func (x *ReadNotify) GetUnread() int64 {
+	if x != nil {
+		return x.Unread
+	}
+	return 0
+}
+
+func (x *ReadNotify) GetLastSeq() int64 {
+	if x != nil {
+		return x.LastSeq
+	}
+	return 0
+}
+
 // chat.history: pages backwards. dest of the header is not used.
 type HistoryReq struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1021,7 +1354,7 @@ type HistoryReq struct {
 
 func (x *HistoryReq) Reset() {
 	*x = HistoryReq{}
-	mi := &file_chat_proto_msgTypes[15]
+	mi := &file_chat_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1033,7 +1366,7 @@ func (x *HistoryReq) String() string {
 func (*HistoryReq) ProtoMessage() {}
 
 func (x *HistoryReq) ProtoReflect() protoreflect.Message {
-	mi := &file_chat_proto_msgTypes[15]
+	mi := &file_chat_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1046,7 +1379,7 @@ func (x *HistoryReq) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HistoryReq.ProtoReflect.Descriptor instead.
 func (*HistoryReq) Descriptor() ([]byte, []int) {
-	return file_chat_proto_rawDescGZIP(), []int{15}
+	return file_chat_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *HistoryReq) GetConversation() string {
@@ -1097,7 +1430,7 @@ type HistoryResp struct {
 
 func (x *HistoryResp) Reset() {
 	*x = HistoryResp{}
-	mi := &file_chat_proto_msgTypes[16]
+	mi := &file_chat_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1109,7 +1442,7 @@ func (x *HistoryResp) String() string {
 func (*HistoryResp) ProtoMessage() {}
 
 func (x *HistoryResp) ProtoReflect() protoreflect.Message {
-	mi := &file_chat_proto_msgTypes[16]
+	mi := &file_chat_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1122,7 +1455,7 @@ func (x *HistoryResp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HistoryResp.ProtoReflect.Descriptor instead.
 func (*HistoryResp) Descriptor() ([]byte, []int) {
-	return file_chat_proto_rawDescGZIP(), []int{16}
+	return file_chat_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *HistoryResp) GetConversation() string {
@@ -1215,16 +1548,29 @@ const file_chat_proto_rawDesc = "" +
 	"\x04type\x18\x05 \x01(\x05R\x04type\x12\x12\n" +
 	"\x04body\x18\x06 \x01(\tR\x04body\x12\x14\n" +
 	"\x05extra\x18\a \x01(\tR\x05extra\x12\x1b\n" +
-	"\tclient_id\x18\b \x01(\tR\bclientId\"I\n" +
+	"\tclient_id\x18\b \x01(\tR\bclientId\"\xa1\x01\n" +
 	"\aSyncReq\x12(\n" +
 	"\acursors\x18\x01 \x03(\v2\x0e.hermod.CursorR\acursors\x12\x14\n" +
-	"\x05limit\x18\x02 \x01(\x05R\x05limit\">\n" +
+	"\x05limit\x18\x02 \x01(\x05R\x05limit\x12\x18\n" +
+	"\abuckets\x18\x03 \x01(\rR\abuckets\x12(\n" +
+	"\adigests\x18\x04 \x03(\v2\x0e.hermod.DigestR\adigests\x12\x12\n" +
+	"\x04only\x18\x05 \x03(\rR\x04only\"k\n" +
 	"\x06Cursor\x12\"\n" +
 	"\fconversation\x18\x01 \x01(\tR\fconversation\x12\x10\n" +
-	"\x03seq\x18\x02 \x01(\x03R\x03seq\"_\n" +
+	"\x03seq\x18\x02 \x01(\x03R\x03seq\x12\x1e\n" +
+	"\bread_seq\x18\x03 \x01(\x03H\x00R\areadSeq\x88\x01\x01B\v\n" +
+	"\t_read_seq\"y\n" +
+	"\x06Digest\x12$\n" +
+	"\rconversations\x18\x01 \x01(\rR\rconversations\x12\x10\n" +
+	"\x03ids\x18\x02 \x01(\x04R\x03ids\x12\x12\n" +
+	"\x04seqs\x18\x03 \x01(\x04R\x04seqs\x12\x19\n" +
+	"\x05reads\x18\x04 \x01(\x04H\x00R\x05reads\x88\x01\x01B\b\n" +
+	"\x06_reads\"\x89\x01\n" +
 	"\bSyncResp\x12?\n" +
 	"\rconversations\x18\x01 \x03(\v2\x19.hermod.ConversationDeltaR\rconversations\x12\x12\n" +
-	"\x04more\x18\x02 \x01(\bR\x04more\"\xc8\x01\n" +
+	"\x04more\x18\x02 \x01(\bR\x04more\x12\x14\n" +
+	"\x05stale\x18\x03 \x03(\rR\x05stale\x12\x12\n" +
+	"\x04gone\x18\x04 \x03(\tR\x04gone\"\xfb\x01\n" +
 	"\x11ConversationDelta\x12\"\n" +
 	"\fconversation\x18\x01 \x01(\tR\fconversation\x12\x12\n" +
 	"\x04peer\x18\x02 \x01(\tR\x04peer\x12\x14\n" +
@@ -1232,7 +1578,22 @@ const file_chat_proto_rawDesc = "" +
 	"\blast_seq\x18\x04 \x01(\x03R\alastSeq\x12\x1d\n" +
 	"\n" +
 	"joined_seq\x18\x05 \x01(\x03R\tjoinedSeq\x12+\n" +
-	"\bmessages\x18\x06 \x03(\v2\x0f.hermod.MessageR\bmessages\"\x8f\x01\n" +
+	"\bmessages\x18\x06 \x03(\v2\x0f.hermod.MessageR\bmessages\x12\x19\n" +
+	"\bread_seq\x18\a \x01(\x03R\areadSeq\x12\x16\n" +
+	"\x06unread\x18\b \x01(\x03R\x06unread\"?\n" +
+	"\aReadReq\x12\"\n" +
+	"\fconversation\x18\x01 \x01(\tR\fconversation\x12\x10\n" +
+	"\x03seq\x18\x02 \x01(\x03R\x03seq\"O\n" +
+	"\bReadResp\x12\x10\n" +
+	"\x03seq\x18\x01 \x01(\x03R\x03seq\x12\x16\n" +
+	"\x06unread\x18\x02 \x01(\x03R\x06unread\x12\x19\n" +
+	"\blast_seq\x18\x03 \x01(\x03R\alastSeq\"u\n" +
+	"\n" +
+	"ReadNotify\x12\"\n" +
+	"\fconversation\x18\x01 \x01(\tR\fconversation\x12\x10\n" +
+	"\x03seq\x18\x02 \x01(\x03R\x03seq\x12\x16\n" +
+	"\x06unread\x18\x03 \x01(\x03R\x06unread\x12\x19\n" +
+	"\blast_seq\x18\x04 \x01(\x03R\alastSeq\"\x8f\x01\n" +
 	"\n" +
 	"HistoryReq\x12\"\n" +
 	"\fconversation\x18\x01 \x01(\tR\fconversation\x12\x12\n" +
@@ -1260,7 +1621,7 @@ func file_chat_proto_rawDescGZIP() []byte {
 	return file_chat_proto_rawDescData
 }
 
-var file_chat_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
+var file_chat_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
 var file_chat_proto_goTypes = []any{
 	(*MessageReq)(nil),         // 0: hermod.MessageReq
 	(*MessageResp)(nil),        // 1: hermod.MessageResp
@@ -1275,23 +1636,28 @@ var file_chat_proto_goTypes = []any{
 	(*Message)(nil),            // 10: hermod.Message
 	(*SyncReq)(nil),            // 11: hermod.SyncReq
 	(*Cursor)(nil),             // 12: hermod.Cursor
-	(*SyncResp)(nil),           // 13: hermod.SyncResp
-	(*ConversationDelta)(nil),  // 14: hermod.ConversationDelta
-	(*HistoryReq)(nil),         // 15: hermod.HistoryReq
-	(*HistoryResp)(nil),        // 16: hermod.HistoryResp
+	(*Digest)(nil),             // 13: hermod.Digest
+	(*SyncResp)(nil),           // 14: hermod.SyncResp
+	(*ConversationDelta)(nil),  // 15: hermod.ConversationDelta
+	(*ReadReq)(nil),            // 16: hermod.ReadReq
+	(*ReadResp)(nil),           // 17: hermod.ReadResp
+	(*ReadNotify)(nil),         // 18: hermod.ReadNotify
+	(*HistoryReq)(nil),         // 19: hermod.HistoryReq
+	(*HistoryResp)(nil),        // 20: hermod.HistoryResp
 }
 var file_chat_proto_depIdxs = []int32{
 	6,  // 0: hermod.MessageIndexResp.indexes:type_name -> hermod.MessageIndex
 	9,  // 1: hermod.MessageContentResp.contents:type_name -> hermod.MessageContent
 	12, // 2: hermod.SyncReq.cursors:type_name -> hermod.Cursor
-	14, // 3: hermod.SyncResp.conversations:type_name -> hermod.ConversationDelta
-	10, // 4: hermod.ConversationDelta.messages:type_name -> hermod.Message
-	10, // 5: hermod.HistoryResp.messages:type_name -> hermod.Message
-	6,  // [6:6] is the sub-list for method output_type
-	6,  // [6:6] is the sub-list for method input_type
-	6,  // [6:6] is the sub-list for extension type_name
-	6,  // [6:6] is the sub-list for extension extendee
-	0,  // [0:6] is the sub-list for field type_name
+	13, // 3: hermod.SyncReq.digests:type_name -> hermod.Digest
+	15, // 4: hermod.SyncResp.conversations:type_name -> hermod.ConversationDelta
+	10, // 5: hermod.ConversationDelta.messages:type_name -> hermod.Message
+	10, // 6: hermod.HistoryResp.messages:type_name -> hermod.Message
+	7,  // [7:7] is the sub-list for method output_type
+	7,  // [7:7] is the sub-list for method input_type
+	7,  // [7:7] is the sub-list for extension type_name
+	7,  // [7:7] is the sub-list for extension extendee
+	0,  // [0:7] is the sub-list for field type_name
 }
 
 func init() { file_chat_proto_init() }
@@ -1299,13 +1665,15 @@ func file_chat_proto_init() {
 	if File_chat_proto != nil {
 		return
 	}
+	file_chat_proto_msgTypes[12].OneofWrappers = []any{}
+	file_chat_proto_msgTypes[13].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_chat_proto_rawDesc), len(file_chat_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   17,
+			NumMessages:   21,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

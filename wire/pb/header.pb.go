@@ -31,8 +31,10 @@ const (
 	Status_STATUS_INVALID_PACKET_BODY Status = 101
 	Status_STATUS_INVALID_COMMAND     Status = 103
 	Status_STATUS_UNAUTHORIZED        Status = 105
+	Status_STATUS_CONFLICT            Status = 106
 	Status_STATUS_SYSTEM_EXCEPTION    Status = 300
 	Status_STATUS_NOT_IMPLEMENTED     Status = 301
+	Status_STATUS_RATE_LIMITED        Status = 302
 	Status_STATUS_SESSION_NOT_FOUND   Status = 404
 )
 
@@ -44,8 +46,10 @@ var (
 		101: "STATUS_INVALID_PACKET_BODY",
 		103: "STATUS_INVALID_COMMAND",
 		105: "STATUS_UNAUTHORIZED",
+		106: "STATUS_CONFLICT",
 		300: "STATUS_SYSTEM_EXCEPTION",
 		301: "STATUS_NOT_IMPLEMENTED",
+		302: "STATUS_RATE_LIMITED",
 		404: "STATUS_SESSION_NOT_FOUND",
 	}
 	Status_value = map[string]int32{
@@ -54,8 +58,10 @@ var (
 		"STATUS_INVALID_PACKET_BODY": 101,
 		"STATUS_INVALID_COMMAND":     103,
 		"STATUS_UNAUTHORIZED":        105,
+		"STATUS_CONFLICT":            106,
 		"STATUS_SYSTEM_EXCEPTION":    300,
 		"STATUS_NOT_IMPLEMENTED":     301,
+		"STATUS_RATE_LIMITED":        302,
 		"STATUS_SESSION_NOT_FOUND":   404,
 	}
 )
@@ -260,7 +266,9 @@ type Header struct {
 	Account string `protobuf:"bytes,17,opt,name=account,proto3" json:"account,omitempty"`
 	Device  string `protobuf:"bytes,18,opt,name=device,proto3" json:"device,omitempty"`
 	// The channels that a push is for, all on the gateway that receives the packet.
-	Channels      []string `protobuf:"bytes,19,rep,name=channels,proto3" json:"channels,omitempty"`
+	Channels []string `protobuf:"bytes,19,rep,name=channels,proto3" json:"channels,omitempty"`
+	// Which messages a packet to a client holds; which ones a client has acknowledged.
+	Delivered     []*Delivered `protobuf:"bytes,20,rep,name=delivered,proto3" json:"delivered,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -372,17 +380,96 @@ func (x *Header) GetChannels() []string {
 	return nil
 }
 
+func (x *Header) GetDelivered() []*Delivered {
+	if x != nil {
+		return x.Delivered
+	}
+	return nil
+}
+
+// A run of messages of one conversation.
+type Delivered struct {
+	state        protoimpl.MessageState `protogen:"open.v1"`
+	Conversation int64                  `protobuf:"varint,1,opt,name=conversation,proto3" json:"conversation,omitempty"`
+	From         int64                  `protobuf:"varint,2,opt,name=from,proto3" json:"from,omitempty"`
+	To           int64                  `protobuf:"varint,3,opt,name=to,proto3" json:"to,omitempty"`
+	// The id of the last of them; in a page of the offline index, that of the page's last message.
+	MessageId     int64 `protobuf:"varint,4,opt,name=message_id,json=messageId,proto3" json:"message_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Delivered) Reset() {
+	*x = Delivered{}
+	mi := &file_header_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Delivered) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Delivered) ProtoMessage() {}
+
+func (x *Delivered) ProtoReflect() protoreflect.Message {
+	mi := &file_header_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Delivered.ProtoReflect.Descriptor instead.
+func (*Delivered) Descriptor() ([]byte, []int) {
+	return file_header_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Delivered) GetConversation() int64 {
+	if x != nil {
+		return x.Conversation
+	}
+	return 0
+}
+
+func (x *Delivered) GetFrom() int64 {
+	if x != nil {
+		return x.From
+	}
+	return 0
+}
+
+func (x *Delivered) GetTo() int64 {
+	if x != nil {
+		return x.To
+	}
+	return 0
+}
+
+func (x *Delivered) GetMessageId() int64 {
+	if x != nil {
+		return x.MessageId
+	}
+	return 0
+}
+
 // The body of a response whose status is not 0: a text fit for users.
 type ErrorResp struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Message       string                 `protobuf:"bytes,1,opt,name=message,proto3" json:"message,omitempty"`
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Message string                 `protobuf:"bytes,1,opt,name=message,proto3" json:"message,omitempty"`
+	// After how long the request may be made again; 0: the client decides.
+	RetryAfterMs  int64 `protobuf:"varint,16,opt,name=retry_after_ms,json=retryAfterMs,proto3" json:"retry_after_ms,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ErrorResp) Reset() {
 	*x = ErrorResp{}
-	mi := &file_header_proto_msgTypes[2]
+	mi := &file_header_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -394,7 +481,7 @@ func (x *ErrorResp) String() string {
 func (*ErrorResp) ProtoMessage() {}
 
 func (x *ErrorResp) ProtoReflect() protoreflect.Message {
-	mi := &file_header_proto_msgTypes[2]
+	mi := &file_header_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -407,7 +494,7 @@ func (x *ErrorResp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ErrorResp.ProtoReflect.Descriptor instead.
 func (*ErrorResp) Descriptor() ([]byte, []int) {
-	return file_header_proto_rawDescGZIP(), []int{2}
+	return file_header_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *ErrorResp) GetMessage() string {
@@ -415,6 +502,13 @@ func (x *ErrorResp) GetMessage() string {
 		return x.Message
 	}
 	return ""
+}
+
+func (x *ErrorResp) GetRetryAfterMs() int64 {
+	if x != nil {
+		return x.RetryAfterMs
+	}
+	return 0
 }
 
 var File_header_proto protoreflect.FileDescriptor
@@ -425,7 +519,7 @@ const file_header_proto_rawDesc = "" +
 	"\x04Meta\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value\x12$\n" +
-	"\x04type\x18\x03 \x01(\x0e2\x10.hermod.MetaTypeR\x04type\"\xac\x02\n" +
+	"\x04type\x18\x03 \x01(\x0e2\x10.hermod.MetaTypeR\x04type\"\xdd\x02\n" +
 	"\x06Header\x12\x18\n" +
 	"\acommand\x18\x01 \x01(\tR\acommand\x12\x1c\n" +
 	"\tchannelId\x18\x02 \x01(\tR\tchannelId\x12\x1a\n" +
@@ -437,17 +531,27 @@ const file_header_proto_rawDesc = "" +
 	"\x03app\x18\x10 \x01(\tR\x03app\x12\x18\n" +
 	"\aaccount\x18\x11 \x01(\tR\aaccount\x12\x16\n" +
 	"\x06device\x18\x12 \x01(\tR\x06device\x12\x1a\n" +
-	"\bchannels\x18\x13 \x03(\tR\bchannels\"%\n" +
+	"\bchannels\x18\x13 \x03(\tR\bchannels\x12/\n" +
+	"\tdelivered\x18\x14 \x03(\v2\x11.hermod.DeliveredR\tdelivered\"r\n" +
+	"\tDelivered\x12\"\n" +
+	"\fconversation\x18\x01 \x01(\x03R\fconversation\x12\x12\n" +
+	"\x04from\x18\x02 \x01(\x03R\x04from\x12\x0e\n" +
+	"\x02to\x18\x03 \x01(\x03R\x02to\x12\x1d\n" +
+	"\n" +
+	"message_id\x18\x04 \x01(\x03R\tmessageId\"K\n" +
 	"\tErrorResp\x12\x18\n" +
-	"\amessage\x18\x01 \x01(\tR\amessage*\xe6\x01\n" +
+	"\amessage\x18\x01 \x01(\tR\amessage\x12$\n" +
+	"\x0eretry_after_ms\x18\x10 \x01(\x03R\fretryAfterMs*\x95\x02\n" +
 	"\x06Status\x12\x12\n" +
 	"\x0eSTATUS_SUCCESS\x10\x00\x12\x19\n" +
 	"\x15STATUS_NO_DESTINATION\x10d\x12\x1e\n" +
 	"\x1aSTATUS_INVALID_PACKET_BODY\x10e\x12\x1a\n" +
 	"\x16STATUS_INVALID_COMMAND\x10g\x12\x17\n" +
-	"\x13STATUS_UNAUTHORIZED\x10i\x12\x1c\n" +
+	"\x13STATUS_UNAUTHORIZED\x10i\x12\x13\n" +
+	"\x0fSTATUS_CONFLICT\x10j\x12\x1c\n" +
 	"\x17STATUS_SYSTEM_EXCEPTION\x10\xac\x02\x12\x1b\n" +
-	"\x16STATUS_NOT_IMPLEMENTED\x10\xad\x02\x12\x1d\n" +
+	"\x16STATUS_NOT_IMPLEMENTED\x10\xad\x02\x12\x18\n" +
+	"\x13STATUS_RATE_LIMITED\x10\xae\x02\x12\x1d\n" +
 	"\x18STATUS_SESSION_NOT_FOUND\x10\x94\x03*9\n" +
 	"\bMetaType\x12\f\n" +
 	"\bMETA_INT\x10\x00\x12\x0f\n" +
@@ -472,24 +576,26 @@ func file_header_proto_rawDescGZIP() []byte {
 }
 
 var file_header_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_header_proto_msgTypes = make([]protoimpl.MessageInfo, 3)
+var file_header_proto_msgTypes = make([]protoimpl.MessageInfo, 4)
 var file_header_proto_goTypes = []any{
 	(Status)(0),       // 0: hermod.Status
 	(MetaType)(0),     // 1: hermod.MetaType
 	(Flag)(0),         // 2: hermod.Flag
 	(*Meta)(nil),      // 3: hermod.Meta
 	(*Header)(nil),    // 4: hermod.Header
-	(*ErrorResp)(nil), // 5: hermod.ErrorResp
+	(*Delivered)(nil), // 5: hermod.Delivered
+	(*ErrorResp)(nil), // 6: hermod.ErrorResp
 }
 var file_header_proto_depIdxs = []int32{
 	1, // 0: hermod.Meta.type:type_name -> hermod.MetaType
 	2, // 1: hermod.Header.flag:type_name -> hermod.Flag
 	3, // 2: hermod.Header.meta:type_name -> hermod.Meta
-	3, // [3:3] is the sub-list for method output_type
-	3, // [3:3] is the sub-list for method input_type
-	3, // [3:3] is the sub-list for extension type_name
-	3, // [3:3] is the sub-list for extension extendee
-	0, // [0:3] is the sub-list for field type_name
+	5, // 3: hermod.Header.delivered:type_name -> hermod.Delivered
+	4, // [4:4] is the sub-list for method output_type
+	4, // [4:4] is the sub-list for method input_type
+	4, // [4:4] is the sub-list for extension type_name
+	4, // [4:4] is the sub-list for extension extendee
+	0, // [0:4] is the sub-list for field type_name
 }
 
 func init() { file_header_proto_init() }
@@ -503,7 +609,7 @@ func file_header_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_header_proto_rawDesc), len(file_header_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   3,
+			NumMessages:   4,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

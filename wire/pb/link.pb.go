@@ -114,7 +114,10 @@ type Session struct {
 	// Bits of wire.Features.
 	Features uint32 `protobuf:"varint,6,opt,name=features,proto3" json:"features,omitempty"`
 	// Unix nanoseconds of the login at the gateway; the newest of a device wins.
-	LoginAt       int64 `protobuf:"varint,7,opt,name=login_at,json=loginAt,proto3" json:"login_at,omitempty"`
+	LoginAt int64 `protobuf:"varint,7,opt,name=login_at,json=loginAt,proto3" json:"login_at,omitempty"`
+	// As in LoginReq.
+	Instance      string `protobuf:"bytes,8,opt,name=instance,proto3" json:"instance,omitempty"`
+	Attempt       uint64 `protobuf:"varint,9,opt,name=attempt,proto3" json:"attempt,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -198,11 +201,27 @@ func (x *Session) GetLoginAt() int64 {
 	return 0
 }
 
+func (x *Session) GetInstance() string {
+	if x != nil {
+		return x.Instance
+	}
+	return ""
+}
+
+func (x *Session) GetAttempt() uint64 {
+	if x != nil {
+		return x.Attempt
+	}
+	return 0
+}
+
 // session.renew: the gateway keeps its lease, every third of it.
 type LeaseRenewReq struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Gateway       string                 `protobuf:"bytes,1,opt,name=gateway,proto3" json:"gateway,omitempty"`
-	LeaseMs       int64                  `protobuf:"varint,2,opt,name=lease_ms,json=leaseMs,proto3" json:"lease_ms,omitempty"`
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Gateway string                 `protobuf:"bytes,1,opt,name=gateway,proto3" json:"gateway,omitempty"`
+	LeaseMs int64                  `protobuf:"varint,2,opt,name=lease_ms,json=leaseMs,proto3" json:"lease_ms,omitempty"`
+	// The largest stamp that the gateway has seen: a store that has a smaller one has lost sessions.
+	Stamp         int64 `protobuf:"varint,3,opt,name=stamp,proto3" json:"stamp,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -247,6 +266,13 @@ func (x *LeaseRenewReq) GetGateway() string {
 func (x *LeaseRenewReq) GetLeaseMs() int64 {
 	if x != nil {
 		return x.LeaseMs
+	}
+	return 0
+}
+
+func (x *LeaseRenewReq) GetStamp() int64 {
+	if x != nil {
+		return x.Stamp
 	}
 	return 0
 }
@@ -450,7 +476,7 @@ const file_link_proto_rawDesc = "" +
 	"\aservice\x18\x02 \x01(\tR\aservice\x12\x1a\n" +
 	"\binstance\x18\x03 \x01(\tR\binstance\x12\x14\n" +
 	"\x05nonce\x18\x04 \x01(\fR\x05nonce\x12\x14\n" +
-	"\x05proof\x18\x05 \x01(\fR\x05proof\"\xba\x01\n" +
+	"\x05proof\x18\x05 \x01(\fR\x05proof\"\xf0\x01\n" +
 	"\aSession\x12\x10\n" +
 	"\x03app\x18\x01 \x01(\tR\x03app\x12\x18\n" +
 	"\aaccount\x18\x02 \x01(\tR\aaccount\x12\x16\n" +
@@ -458,10 +484,13 @@ const file_link_proto_rawDesc = "" +
 	"\bplatform\x18\x04 \x01(\tR\bplatform\x12\x18\n" +
 	"\achannel\x18\x05 \x01(\tR\achannel\x12\x1a\n" +
 	"\bfeatures\x18\x06 \x01(\rR\bfeatures\x12\x19\n" +
-	"\blogin_at\x18\a \x01(\x03R\aloginAt\"D\n" +
+	"\blogin_at\x18\a \x01(\x03R\aloginAt\x12\x1a\n" +
+	"\binstance\x18\b \x01(\tR\binstance\x12\x18\n" +
+	"\aattempt\x18\t \x01(\x04R\aattempt\"Z\n" +
 	"\rLeaseRenewReq\x12\x18\n" +
 	"\agateway\x18\x01 \x01(\tR\agateway\x12\x19\n" +
-	"\blease_ms\x18\x02 \x01(\x03R\aleaseMs\"$\n" +
+	"\blease_ms\x18\x02 \x01(\x03R\aleaseMs\x12\x14\n" +
+	"\x05stamp\x18\x03 \x01(\x03R\x05stamp\"$\n" +
 	"\x0eLeaseRenewResp\x12\x12\n" +
 	"\x04lost\x18\x01 \x01(\bR\x04lost\"Z\n" +
 	"\x11SessionRestoreReq\x12\x18\n" +

@@ -33,7 +33,11 @@ type LoginReq struct {
 	// ios, android, web, desktop, bot, …
 	Platform string `protobuf:"bytes,17,opt,name=platform,proto3" json:"platform,omitempty"`
 	// What the client understands beyond the fixed protocol: see docs/protocol.md, "Features".
-	Features      []string `protobuf:"bytes,18,rep,name=features,proto3" json:"features,omitempty"`
+	Features []string `protobuf:"bytes,18,rep,name=features,proto3" json:"features,omitempty"`
+	// One run of the client program, chosen at random, and how many logins it has begun: of two logins of one
+	// instance the one with the larger attempt is the newer, whichever arrives first.
+	Instance      string `protobuf:"bytes,19,opt,name=instance,proto3" json:"instance,omitempty"`
+	Attempt       uint64 `protobuf:"varint,20,opt,name=attempt,proto3" json:"attempt,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -117,6 +121,20 @@ func (x *LoginReq) GetFeatures() []string {
 	return nil
 }
 
+func (x *LoginReq) GetInstance() string {
+	if x != nil {
+		return x.Instance
+	}
+	return ""
+}
+
+func (x *LoginReq) GetAttempt() uint64 {
+	if x != nil {
+		return x.Attempt
+	}
+	return 0
+}
+
 type LoginResp struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
 	ChannelId string                 `protobuf:"bytes,1,opt,name=channelId,proto3" json:"channelId,omitempty"`
@@ -180,8 +198,14 @@ func (x *LoginResp) GetFeatures() []string {
 
 // Pushed on login.signin to the session that a newer login of the same device displaced.
 type KickoutNotify struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	ChannelId     string                 `protobuf:"bytes,1,opt,name=channelId,proto3" json:"channelId,omitempty"`
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	ChannelId string                 `protobuf:"bytes,1,opt,name=channelId,proto3" json:"channelId,omitempty"`
+	// device: a newer login of the same device. reconnected: the same instance has a newer connection.
+	// platform: another device of the platform. limit: the account has too many devices.
+	Reason string `protobuf:"bytes,16,opt,name=reason,proto3" json:"reason,omitempty"`
+	// The device and platform of the newer login.
+	Device        string `protobuf:"bytes,17,opt,name=device,proto3" json:"device,omitempty"`
+	Platform      string `protobuf:"bytes,18,opt,name=platform,proto3" json:"platform,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -223,11 +247,78 @@ func (x *KickoutNotify) GetChannelId() string {
 	return ""
 }
 
+func (x *KickoutNotify) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *KickoutNotify) GetDevice() string {
+	if x != nil {
+		return x.Device
+	}
+	return ""
+}
+
+func (x *KickoutNotify) GetPlatform() string {
+	if x != nil {
+		return x.Platform
+	}
+	return ""
+}
+
+// Pushed as gateway.goaway: the gateway stops. The client moves to another one after the delay, and
+// closes this connection when it has.
+type GoAway struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	DelayMs       uint32                 `protobuf:"varint,1,opt,name=delay_ms,json=delayMs,proto3" json:"delay_ms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GoAway) Reset() {
+	*x = GoAway{}
+	mi := &file_login_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GoAway) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GoAway) ProtoMessage() {}
+
+func (x *GoAway) ProtoReflect() protoreflect.Message {
+	mi := &file_login_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GoAway.ProtoReflect.Descriptor instead.
+func (*GoAway) Descriptor() ([]byte, []int) {
+	return file_login_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *GoAway) GetDelayMs() uint32 {
+	if x != nil {
+		return x.DelayMs
+	}
+	return 0
+}
+
 var File_login_proto protoreflect.FileDescriptor
 
 const file_login_proto_rawDesc = "" +
 	"\n" +
-	"\vlogin.proto\x12\x06hermod\"\xaa\x01\n" +
+	"\vlogin.proto\x12\x06hermod\"\xe0\x01\n" +
 	"\bLoginReq\x12\x14\n" +
 	"\x05token\x18\x01 \x01(\tR\x05token\x12\x10\n" +
 	"\x03isp\x18\x02 \x01(\tR\x03isp\x12\x12\n" +
@@ -235,13 +326,20 @@ const file_login_proto_rawDesc = "" +
 	"\x04tags\x18\x04 \x03(\tR\x04tags\x12\x16\n" +
 	"\x06device\x18\x10 \x01(\tR\x06device\x12\x1a\n" +
 	"\bplatform\x18\x11 \x01(\tR\bplatform\x12\x1a\n" +
-	"\bfeatures\x18\x12 \x03(\tR\bfeatures\"_\n" +
+	"\bfeatures\x18\x12 \x03(\tR\bfeatures\x12\x1a\n" +
+	"\binstance\x18\x13 \x01(\tR\binstance\x12\x18\n" +
+	"\aattempt\x18\x14 \x01(\x04R\aattempt\"_\n" +
 	"\tLoginResp\x12\x1c\n" +
 	"\tchannelId\x18\x01 \x01(\tR\tchannelId\x12\x18\n" +
 	"\aaccount\x18\x02 \x01(\tR\aaccount\x12\x1a\n" +
-	"\bfeatures\x18\x10 \x03(\tR\bfeatures\"-\n" +
+	"\bfeatures\x18\x10 \x03(\tR\bfeatures\"y\n" +
 	"\rKickoutNotify\x12\x1c\n" +
-	"\tchannelId\x18\x01 \x01(\tR\tchannelIdB%Z#github.com/hermod-im/hermod/wire/pbb\x06proto3"
+	"\tchannelId\x18\x01 \x01(\tR\tchannelId\x12\x16\n" +
+	"\x06reason\x18\x10 \x01(\tR\x06reason\x12\x16\n" +
+	"\x06device\x18\x11 \x01(\tR\x06device\x12\x1a\n" +
+	"\bplatform\x18\x12 \x01(\tR\bplatform\"#\n" +
+	"\x06GoAway\x12\x19\n" +
+	"\bdelay_ms\x18\x01 \x01(\rR\adelayMsB%Z#github.com/hermod-im/hermod/wire/pbb\x06proto3"
 
 var (
 	file_login_proto_rawDescOnce sync.Once
@@ -255,11 +353,12 @@ func file_login_proto_rawDescGZIP() []byte {
 	return file_login_proto_rawDescData
 }
 
-var file_login_proto_msgTypes = make([]protoimpl.MessageInfo, 3)
+var file_login_proto_msgTypes = make([]protoimpl.MessageInfo, 4)
 var file_login_proto_goTypes = []any{
 	(*LoginReq)(nil),      // 0: hermod.LoginReq
 	(*LoginResp)(nil),     // 1: hermod.LoginResp
 	(*KickoutNotify)(nil), // 2: hermod.KickoutNotify
+	(*GoAway)(nil),        // 3: hermod.GoAway
 }
 var file_login_proto_depIdxs = []int32{
 	0, // [0:0] is the sub-list for method output_type
@@ -280,7 +379,7 @@ func file_login_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_login_proto_rawDesc), len(file_login_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   3,
+			NumMessages:   4,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
