@@ -35,6 +35,9 @@ type Env struct {
 	Sessions storage.Sessions
 	// Metrics is where the node registers its metrics: one registry per node.
 	Metrics *prometheus.Registry
+	// Now is the wall clock of what logic nodes store: ids, times of sending, of login, of creation. May be
+	// nil: time.Now. Leases and timeouts follow the monotonic clock.
+	Now func() time.Time
 	// Version is shown by the admin port.
 	Version string
 }

@@ -46,15 +46,19 @@ func NewLogic(ctx context.Context, c config.Config, env *Env) (_ *Logic, err err
 	}()
 	log := env.Log.WithField("service", naming.ServiceLogic)
 	self := instance(c, naming.ServiceLogic)
+	now := env.Now
+	if now == nil {
+		now = time.Now
+	}
 	lease, err := l.openLease(c, env, self)
 	if err != nil {
 		return nil, err
 	}
-	ids, err := snowflake.New(lease)
+	ids, err := snowflake.NewAt(lease, now)
 	if err != nil {
 		return nil, err
 	}
-	store, err := l.openDatabase(ctx, c, ids)
+	store, err := l.openDatabase(ctx, c, ids, now)
 	if err != nil {
 		return nil, err
 	}
@@ -96,6 +100,7 @@ func NewLogic(ctx context.Context, c config.Config, env *Env) (_ *Logic, err err
 		MaxDevices:      c.Limits.MaxDevices,
 		IndexPage:       c.Limits.OfflinePage,
 		Rate:            rate(c.Limits, c.Limits.AccountRate, c.Limits.AccountBurst),
+		Now:             now,
 	}, logic.Deps{
 		Naming:   env.Naming,
 		Server:   server,
@@ -117,6 +122,7 @@ func (l *Logic) openLease(c config.Config, env *Env, self naming.Instance) (snow
 			Token:   c.Registry.Consul.Token,
 			Prefix:  c.Registry.Consul.Prefix + consullease.DefaultPrefix,
 			Name:    self.ID,
+			Now:     env.Now,
 			Logf:    env.Log.WithField("part", "ids").Infof,
 		})
 		if err != nil {
@@ -129,8 +135,10 @@ func (l *Logic) openLease(c config.Config, env *Env, self naming.Instance) (snow
 }
 
 // openDatabase opens the message store and makes sure that its schema is current.
-func (l *Logic) openDatabase(ctx context.Context, c config.Config, ids storage.IDs) (*sql.Store, error) {
-	store, err := sql.Open(ctx, DatabaseOptions(c), ids)
+func (l *Logic) openDatabase(ctx context.Context, c config.Config, ids storage.IDs, now func() time.Time) (*sql.Store, error) {
+	options := DatabaseOptions(c)
+	options.Now = now
+	store, err := sql.Open(ctx, options, ids)
 	if err != nil {
 		return nil, err
 	}

@@ -36,6 +36,7 @@ type shard struct {
 	batchMax int
 	queueMax int
 	timeout  time.Duration
+	now      func() time.Time // of the times of sending
 
 	wake   chan struct{}     // capacity 1
 	stored chan []*utterance // committed and answered, to be dispatched in order
@@ -60,6 +61,7 @@ func newCommitter(cfg Config, messages storage.Messages, d *dispatcher, m *metri
 			batchMax: cfg.BatchMax,
 			queueMax: cfg.QueueMax,
 			timeout:  cfg.Timeout,
+			now:      cfg.Now,
 			wake:     make(chan struct{}, 1),
 			stored:   make(chan []*utterance, storedBatches),
 			doubts:   newDoubts(),
@@ -140,10 +142,10 @@ func (s *shard) take() []*utterance {
 func (s *shard) commit(batch []*utterance) {
 	ctx, cancel := context.WithTimeout(context.Background(), s.timeout)
 	defer cancel()
-	start := time.Now()
+	start, sent := time.Now(), s.now().UnixNano()
 	drafts := make([]*storage.Draft, len(batch))
 	for i, u := range batch {
-		u.draft.SendTime = start.UnixNano()
+		u.draft.SendTime = sent
 		drafts[i] = &u.draft
 	}
 	err := s.messages.Append(ctx, drafts)

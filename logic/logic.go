@@ -56,6 +56,8 @@ type Config struct {
 	IndexPage int
 	// Rate limits the requests of one account at this node. The zero value does not.
 	Rate limit.Rate
+	// Now is the clock of the times of sending and of login. Defaults to time.Now.
+	Now func() time.Time
 }
 
 func (c *Config) setDefaults() {
@@ -77,6 +79,9 @@ func (c *Config) setDefaults() {
 	}
 	if c.Drain == 0 {
 		c.Drain = 10 * time.Second
+	}
+	if c.Now == nil {
+		c.Now = time.Now
 	}
 }
 

@@ -21,6 +21,7 @@ type login struct {
 	sessions   storage.Sessions
 	dispatch   *dispatcher
 	maxDevices int
+	now        func() time.Time
 }
 
 // signIn makes the channel the session of its device, and displaces the device's older one.
@@ -34,7 +35,7 @@ func (l *login) signIn(ctx context.Context, c *Context, req *pb.LoginReq) (proto
 		Channel:  c.Packet.ChannelID,
 		Gateway:  c.Gateway,
 		Features: storage.Feature(features),
-		LoginAt:  time.Now().UnixNano(),
+		LoginAt:  l.now().UnixNano(),
 	}
 	displaced, err := l.sessions.Login(ctx, session)
 	if err != nil {

@@ -37,6 +37,9 @@ type Grant struct {
 	Until int64
 }
 
+// clockGrain is below what tells another clock from the host's, read a moment before.
+const clockGrain = 10 * time.Second
+
 // Lease holds a node number. Safe for concurrent use.
 type Lease interface {
 	// Grant returns what may be issued now, without blocking. Its error wraps storage.ErrNoLease.
@@ -61,21 +64,29 @@ type Generator struct {
 var _ storage.IDs = (*Generator)(nil)
 
 // New returns a generator of ids whose node number the lease gives.
-func New(lease Lease) (*Generator, error) {
+func New(lease Lease) (*Generator, error) { return NewAt(lease, time.Now) }
+
+// NewAt is New with the wall clock that now reads. As New does, it reads the clock when it gets a
+// node number and follows the monotonic clock from there.
+func NewAt(lease Lease, now func() time.Time) (*Generator, error) {
 	if snowflake.Epoch != Epoch || snowflake.NodeBits != nodeBits || snowflake.StepBits != stepBits {
 		return nil, errors.New("snowflake: the library's epoch or bits have been changed")
 	}
-	return &Generator{lease: lease, clock: libraryClock}, nil
+	return &Generator{lease: lease, clock: libraryClock(now)}, nil
 }
 
-// libraryClock generates with bwmarrin/snowflake, which follows the monotonic clock from here on:
-// steps of the wall clock do not reach it.
-func libraryClock(number int64) (func() int64, error) {
-	node, err := snowflake.NewNode(number)
-	if err != nil {
-		return nil, fmt.Errorf("snowflake: %w", err)
+// libraryClock generates with bwmarrin/snowflake, which reads the host's clock and then follows the
+// monotonic one: steps of the wall clock do not reach it. Where now is another clock than the host's, its
+// distance is added to the ids.
+func libraryClock(now func() time.Time) func(number int64) (func() int64, error) {
+	return func(number int64) (func() int64, error) {
+		node, err := snowflake.NewNode(number)
+		if err != nil {
+			return nil, fmt.Errorf("snowflake: %w", err)
+		}
+		shift := now().Round(0).Sub(time.Now().Round(0)).Round(clockGrain).Milliseconds() << timeShift
+		return func() int64 { return int64(node.Generate()) + shift }, nil
 	}
-	return func() int64 { return int64(node.Generate()) }, nil
 }
 
 // Next returns the id of the current time, or the successor of floor or of the last id with our

@@ -211,3 +211,14 @@ func BenchmarkNext(b *testing.B) {
 		}
 	}
 }
+
+func TestIDsFollowTheClockThatIsGiven(t *testing.T) {
+	const back = 10 * time.Minute
+	now := func() time.Time { return time.Now().Add(-back) }
+	g, err := NewAt(Fixed(1), now)
+	require.NoError(t, err)
+	id := next(t, g, 0)
+	require.WithinDuration(t, now(), Time(id), time.Minute)
+	require.Equal(t, int64(1), Node(id))
+	require.Greater(t, next(t, g, 0), id)
+}

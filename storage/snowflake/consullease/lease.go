@@ -65,6 +65,9 @@ type Options struct {
 	Ahead time.Duration
 	// Numbers is how many there are to choose from: 0 to Numbers-1. Defaults to all 1,024.
 	Numbers int64
+	// Now is the wall clock that the marks are compared with; it is read once, and followed by the monotonic
+	// clock. Defaults to time.Now.
+	Now func() time.Time
 	// OnChange hears when the lease is held (true) and lost (false), from one goroutine. May be nil.
 	OnChange func(held bool)
 	// Logf hears why, a line at a time. May be nil.
@@ -84,9 +87,12 @@ func (o Options) withDefaults() (Options, error) {
 	o.Numbers = cmp.Or(o.Numbers, snowflake.MaxNode+1)
 	o.interval = cmp.Or(o.interval, o.TTL/3)
 	o.lifetime = cmp.Or(o.lifetime, o.TTL-o.TTL/5)
+	if o.Now == nil {
+		o.Now = time.Now
+	}
 	if o.clock == nil {
-		start := time.Now()
-		o.clock = func() int64 { return start.UnixMilli() + time.Since(start).Milliseconds() }
+		wall, start := o.Now().UnixMilli(), time.Now()
+		o.clock = func() int64 { return wall + time.Since(start).Milliseconds() }
 	}
 	if o.OnChange == nil {
 		o.OnChange = func(bool) {}
