@@ -6,10 +6,10 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -24,26 +24,35 @@ type Options struct {
 	Dir string
 	// Gateways and Logics are numbers of nodes. Default to 2.
 	Gateways, Logics int
+	// Routers is the number of routers. Defaults to 1.
+	Routers int
 	// Set is config keys for every node, as key=value.
 	Set []string
+	// NodeSet gives the keys of one node, which win over Set. It is called when the components run. May be nil.
+	NodeSet func(c *Cluster, node string) ([]string, error)
+	// MySQL and Redis are passed on.
+	MySQL component.MySQLOptions
+	Redis component.RedisOptions
 	// BasePort, if not 0, is the router's port; gateways follow from there, so that a developer
 	// finds them again. Otherwise all ports are free ones.
 	BasePort int
 }
 
-// Cluster is 2 gateways, 2 logic nodes and a router on their own MariaDB, Redis and Consul.
+// Cluster is gateways, logic nodes and routers on their own MariaDB, Redis and Consul.
 type Cluster struct {
 	Secret               string
 	MySQL, Redis, Consul *component.Process
 	Gateways, Logics     []*Node
-	Router               *Node
+	Routers              []*Node
+	Router               *Node    // the first
 	GatewayURLs          []string // ws://, in the order of Gateways
 	GatewayTCPURLs       []string // tcp://
-	RouterURL            string   // http://
+	RouterURLs           []string // http://, in the order of Routers
+	RouterURL            string   // the first
 	DSN                  string   // of the database
 
 	binary, dir string
-	set         []string
+	options     Options
 	ports       func() (string, error)
 }
 
@@ -58,7 +67,20 @@ func Start(ctx context.Context, o Options) (_ *Cluster, err error) {
 	if o.Logics == 0 {
 		o.Logics = 2
 	}
-	c := &Cluster{Secret: rand.Text() + rand.Text(), dir: o.Dir, set: o.Set, ports: freePort}
+	if o.Routers == 0 {
+		o.Routers = 1
+	}
+	c := &Cluster{Secret: rand.Text() + rand.Text(), dir: o.Dir, options: o}
+	used := map[string]bool{}
+	c.ports = func() (string, error) {
+		for {
+			addr, err := freePort()
+			if err != nil || !used[addr] {
+				used[addr] = true
+				return addr, err
+			}
+		}
+	}
 	if o.BasePort != 0 {
 		next := o.BasePort
 		c.ports = func() (string, error) { next++; return fmt.Sprintf("127.0.0.1:%d", next-1), nil }
@@ -87,10 +109,10 @@ func Start(ctx context.Context, o Options) (_ *Cluster, err error) {
 }
 
 func (c *Cluster) startComponents(ctx context.Context) (err error) {
-	if c.MySQL, err = component.StartMySQL(ctx, filepath.Join(c.dir, "mysql"), component.MySQLOptions{}); err != nil {
+	if c.MySQL, err = component.StartMySQL(ctx, filepath.Join(c.dir, "mysql"), c.options.MySQL); err != nil {
 		return err
 	}
-	if c.Redis, err = component.StartRedis(ctx, filepath.Join(c.dir, "redis"), component.RedisOptions{}); err != nil {
+	if c.Redis, err = component.StartRedis(ctx, filepath.Join(c.dir, "redis"), c.options.Redis); err != nil {
 		return err
 	}
 	c.Consul, err = component.StartConsul(ctx, filepath.Join(c.dir, "consul"), component.ConsulOptions{})
@@ -119,14 +141,16 @@ func (c *Cluster) migrate(ctx context.Context) error {
 }
 
 func (c *Cluster) addNodes(o Options) error {
-	listen, err := c.ports()
-	if err != nil {
-		return err
+	for i := range o.Routers {
+		listen, err1 := c.ports()
+		n, err2 := c.node("router", routerName(i), "router.listen="+listen)
+		if err := errors.Join(err1, err2); err != nil {
+			return err
+		}
+		c.Routers = append(c.Routers, n)
+		c.RouterURLs = append(c.RouterURLs, "http://"+listen)
 	}
-	if c.Router, err = c.node("router", "router", "router.listen="+listen); err != nil {
-		return err
-	}
-	c.RouterURL = "http://" + listen
+	c.Router, c.RouterURL = c.Routers[0], c.RouterURLs[0]
 	for i := range o.Gateways {
 		ws, err1 := c.ports()
 		tcp, err2 := c.ports()
@@ -149,20 +173,34 @@ func (c *Cluster) addNodes(o Options) error {
 	return nil
 }
 
+// routerName is "router" for the first.
+func routerName(i int) string {
+	if i == 0 {
+		return "router"
+	}
+	return fmt.Sprintf("router-%d", i+1)
+}
+
 // node makes a node of a service with its own name, admin port and keys.
 func (c *Cluster) node(service, name string, set ...string) (*Node, error) {
 	admin, err := c.ports()
 	if err != nil {
 		return nil, err
 	}
+	var own []string
+	if c.options.NodeSet != nil {
+		if own, err = c.options.NodeSet(c, name); err != nil {
+			return nil, err
+		}
+	}
 	args := []string{service}
-	for _, kv := range append(append([]string{
+	for _, kv := range slices.Concat([]string{
 		"node.name=" + name,
 		"admin.listen=" + admin,
 		"registry.consul.address=" + c.Consul.Addr,
 		"sessions.redis.addr=" + c.Redis.Addr,
 		"database.dsn=" + c.DSN,
-	}, set...), c.set...) {
+	}, set, c.options.Set, own) {
 		args = append(args, "--set", kv)
 	}
 	return &Node{
@@ -193,14 +231,8 @@ func (c *Cluster) StartNodes(ctx context.Context) error {
 	return nil
 }
 
-// Nodes are all of hermod's processes: logic nodes, gateways, the router.
-func (c *Cluster) Nodes() []*Node {
-	nodes := append(append([]*Node{}, c.Logics...), c.Gateways...)
-	if c.Router != nil {
-		nodes = append(nodes, c.Router)
-	}
-	return nodes
-}
+// Nodes are all of hermod's processes: logic nodes, gateways, routers.
+func (c *Cluster) Nodes() []*Node { return slices.Concat(c.Logics, c.Gateways, c.Routers) }
 
 // Close stops the nodes, the clients' side first, and then the components.
 func (c *Cluster) Close() error {
@@ -217,26 +249,24 @@ func (c *Cluster) Close() error {
 	return errors.Join(errs...)
 }
 
-// freePort is a loopback address that was free a moment ago.
+// freePort is a loopback address that was free a moment ago, and that no outgoing connection takes
+// while its node is down.
 func freePort() (string, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", err
-	}
-	defer l.Close() //nolint:errcheck // it was never used
-	return l.Addr().String(), nil
+	port, err := component.FreePort()
+	return fmt.Sprintf("127.0.0.1:%d", port), err
 }
 
 // freePorts is freePort, n different ones.
 func freePorts(n int) ([]string, error) {
 	var out []string
-	for range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
+	for len(out) < n {
+		addr, err := freePort()
 		if err != nil {
 			return nil, err
 		}
-		defer l.Close() //nolint:errcheck // it was never used
-		out = append(out, l.Addr().String())
+		if !slices.Contains(out, addr) {
+			out = append(out, addr)
+		}
 	}
 	return out, nil
 }

@@ -115,6 +115,17 @@ func (n *Node) Get(ctx context.Context, path string) (status int, body string, e
 	return resp.StatusCode, string(data), err
 }
 
+// Signal sends a signal, SIGSTOP for instance, to the running process.
+func (n *Node) Signal(s os.Signal) error { return n.cmd.Process.Signal(s) }
+
+// Instead makes the runs from now on those of another program that takes the same --set flags, with args
+// before them; restore undoes it.
+func (n *Node) Instead(program string, args ...string) (restore func()) {
+	binary, own := n.binary, n.args
+	n.binary, n.args = program, append(args, own[1:]...) // without the name of the service
+	return func() { n.binary, n.args = binary, own }
+}
+
 // PID is the process's id.
 func (n *Node) PID() int { return n.cmd.Process.Pid }
 
@@ -147,6 +158,7 @@ func (n *Node) end(s syscall.Signal) error {
 	if err := n.cmd.Process.Signal(s); err != nil {
 		return err
 	}
+	_ = n.cmd.Process.Signal(syscall.SIGCONT) // a test may have paused it
 	select {
 	case <-n.exited:
 	case <-time.After(stopWait):
@@ -188,22 +200,28 @@ var Build = sync.OnceValues(func() (string, error) {
 	if path := os.Getenv("HERMOD_TEST_BINARY"); path != "" {
 		return filepath.Abs(path)
 	}
+	return BuildProgram("./cmd/hermod")
+})
+
+// BuildProgram builds one of the module's programs into bin/ and returns its path; with HERMOD_TEST_RACE=1
+// it has the race detector.
+func BuildProgram(source string) (string, error) {
 	root, err := moduleRoot()
 	if err != nil {
 		return "", err
 	}
-	args, name := []string{"build", "-o"}, "hermod"
+	args, name := []string{"build", "-o"}, filepath.Base(source)
 	if os.Getenv("HERMOD_TEST_RACE") == "1" {
-		args, name = []string{"build", "-race", "-o"}, "hermod-race"
+		args, name = []string{"build", "-race", "-o"}, name+"-race"
 	}
 	path := filepath.Join(root, "bin", name)
-	cmd := exec.Command("go", append(args, path, "./cmd/hermod")...)
+	cmd := exec.Command("go", append(args, path, source)...)
 	cmd.Dir = root
 	if out, err := cmd.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("build hermod: %w\n%s", err, out)
+		return "", fmt.Errorf("build %s: %w\n%s", source, err, out)
 	}
 	return path, nil
-})
+}
 
 func moduleRoot() (string, error) {
 	_, file, _, ok := runtime.Caller(0)

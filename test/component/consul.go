@@ -88,7 +88,7 @@ func consulPorts(http, dns int) (map[string]int, error) {
 		if port != 0 {
 			continue
 		}
-		free, err := freePort()
+		free, err := FreePort()
 		if err != nil {
 			return nil, err
 		}

@@ -233,7 +233,7 @@ func launch(ctx context.Context, port int, build func(port int) (*Process, error
 		chosen := port
 		if chosen == 0 {
 			var err error
-			if chosen, err = freePort(); err != nil {
+			if chosen, err = FreePort(); err != nil {
 				return nil, err
 			}
 		}
@@ -251,9 +251,9 @@ func launch(ctx context.Context, port int, build func(port int) (*Process, error
 	}
 }
 
-// freePort picks a loopback port that is free for TCP and UDP, below the range from which the
+// FreePort picks a loopback port that is free for TCP and UDP, below the range from which the
 // kernel takes ports of outgoing connections: those could take it while the server is down.
-func freePort() (int, error) {
+func FreePort() (int, error) {
 	const low, high, tries = 20000, 32000, 100
 	var last error
 	for range tries {

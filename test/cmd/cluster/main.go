@@ -66,7 +66,9 @@ func describe(c *cluster.Cluster, dir string) {
 	for _, n := range c.Logics {
 		fmt.Printf("  %-10s admin http://%s  pid %d\n", n.Name, n.Admin, n.PID())
 	}
-	fmt.Printf("  %-10s %s  admin http://%s  pid %d\n", "router", c.RouterURL, c.Router.Admin, c.Router.PID())
+	for i, n := range c.Routers {
+		fmt.Printf("  %-10s %s  admin http://%s  pid %d\n", n.Name, c.RouterURLs[i], n.Admin, n.PID())
+	}
 	fmt.Printf("  mariadb    %s  pid %d\n  redis      %s  pid %d\n  consul     http://%s  pid %d\n", c.MySQL.Addr, c.MySQL.Pid(), c.Redis.Addr, c.Redis.Pid(), c.Consul.Addr, c.Consul.Pid())
 	fmt.Printf("\n  export HERMOD_SECRET=%s\n  hermod chat --router %s --as alice --to bob\n\nStop with Ctrl-C.\n\n", c.Secret, c.RouterURL)
 }
