@@ -1,6 +1,8 @@
 package bench
 
 import (
+	"crypto/rand"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"strings"
@@ -19,6 +21,13 @@ import (
 
 // tokenTTL outlives any run.
 const tokenTTL = 24 * time.Hour
+
+// runID tells the accounts of one run from those of others.
+func runID() string {
+	var id [4]byte
+	_, _ = rand.Read(id[:]) // never fails
+	return hex.EncodeToString(id[:])
+}
 
 // user is a logged-in connection that does as little as it can, so that the load costs less than
 // the servers: no reconnect, no inbox.

@@ -4,8 +4,6 @@ package bench
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"strconv"
@@ -59,9 +57,8 @@ type TalkResult struct {
 	Ack     Latency `json:"ack"`     // send → answer
 	Deliver Latency `json:"deliver"` // send → receiver
 
-	// CPU is µs per delivered message, by process, and their sum.
-	CPU      map[string]float64 `json:"cpu_us_per_message,omitempty"`
-	TotalCPU float64            `json:"total_cpu_us_per_message,omitempty"`
+	// CPU is µs per delivered message.
+	CPU Cost `json:"cpu_us_per_message"`
 
 	Sent       int64            `json:"sent"`
 	Acked      int64            `json:"acked"`
@@ -97,9 +94,7 @@ func Talk(ctx context.Context, o TalkOptions) (*TalkResult, error) {
 	if len(o.URLs) == 0 || o.Pairs < 1 || o.Window < 1 || o.Size < MinSize || o.Duration <= 0 {
 		return nil, fmt.Errorf("give a URL, at least 1 pair, a window of at least 1, a size of at least %d and a duration", MinSize)
 	}
-	var id [4]byte
-	_, _ = rand.Read(id[:]) // never fails
-	r := &talkRun{o: o, id: hex.EncodeToString(id[:]), ack: newRecorder(), deliver: newRecorder(), failed: make(chan error, 1)}
+	r := &talkRun{o: o, id: runID(), ack: newRecorder(), deliver: newRecorder(), failed: make(chan error, 1)}
 	defer r.close()
 	if err := r.connect(ctx); err != nil {
 		return nil, err
@@ -198,36 +193,31 @@ func (r *talkRun) measure(ctx context.Context) (*TalkResult, error) {
 	if err := r.wait(ctx, r.o.Warmup); err != nil {
 		return nil, err
 	}
-	before, err := cpuTimes(r.o.Processes)
+	before, err := read(r.o.Processes)
 	if err != nil {
 		return nil, err
 	}
-	start, delivered := time.Now(), r.delivered.Load()
+	delivered := r.delivered.Load()
 	r.measuring.Store(true)
 	if err := r.wait(ctx, r.o.Duration); err != nil {
 		return nil, err
 	}
 	r.measuring.Store(false)
-	after, err := cpuTimes(r.o.Processes)
+	after, err := read(r.o.Processes)
 	if err != nil {
 		return nil, err
 	}
-	took := time.Since(start)
+	took := after.at.Sub(before.at)
 	res := &TalkResult{
 		Pairs: r.o.Pairs, Window: r.o.Window, Size: r.o.Size,
 		Seconds:  took.Seconds(),
 		Messages: r.delivered.Load() - delivered,
 		Ack:      r.ack.latency(),
 		Deliver:  r.deliver.latency(),
-		CPU:      map[string]float64{},
 		Refused:  map[string]int64{},
 	}
 	res.Rate = float64(res.Messages) / took.Seconds()
-	for i, p := range r.o.Processes {
-		us := float64((after[i] - before[i]).Microseconds()) / float64(max(1, res.Messages))
-		res.CPU[p.Name] += us
-		res.TotalCPU += us
-	}
+	res.CPU = after.cpuSince(before, r.o.Processes, res.Messages)
 	return res, nil
 }
 

@@ -16,7 +16,7 @@ import (
 
 func benchCommand() *cobra.Command {
 	cmd := &cobra.Command{Use: "bench", Short: "Put load on a running system and measure what it costs"}
-	cmd.AddCommand(benchTalkCommand())
+	cmd.AddCommand(benchTalkCommand(), benchConnectCommand())
 	return cmd
 }
 
@@ -41,12 +41,8 @@ Start the servers with --set limits.enabled=false.`,
 			if o.Secret, err = secret.load(); err != nil {
 				return err
 			}
-			for _, p := range pids {
-				process, err := bench.ParseProcess(p)
-				if err != nil {
-					return err
-				}
-				o.Processes = append(o.Processes, process)
+			if o.Processes, err = parseProcesses(pids); err != nil {
+				return err
 			}
 			r, err := bench.Talk(cmd.Context(), o)
 			if err != nil {
@@ -75,6 +71,103 @@ Start the servers with --set limits.enabled=false.`,
 	return cmd
 }
 
+func parseProcesses(pids []string) (list []bench.Process, err error) {
+	for _, p := range pids {
+		process, err := bench.ParseProcess(p)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, process)
+	}
+	return list, nil
+}
+
+// errDropped makes a run fail that did not keep all its connections.
+var errDropped = errors.New("connections failed, were dropped, or had a ping not answered")
+
+func benchConnectCommand() *cobra.Command {
+	var (
+		o      bench.ConnectOptions
+		secret secretFlags
+		pids   []string
+		asJSON bool
+	)
+	cmd := &cobra.Command{
+		Use:   "connect",
+		Short: "Connections that log in, stay, and ping",
+		Long: `Logs in as many accounts as --connections says, holds them for --hold, and measures what a login, an
+idle connection and a heartbeat cost the servers. On loopback they come from many addresses. Each
+needs a descriptor here and in a gateway (ulimit -n).
+Start the servers with --set limits.enabled=false.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) (err error) {
+			if o.Secret, err = secret.load(); err != nil {
+				return err
+			}
+			if o.Processes, err = parseProcesses(pids); err != nil {
+				return err
+			}
+			if !asJSON {
+				o.Progress = func(n int) { fmt.Fprintf(cmd.ErrOrStderr(), "\r%d connections", n) }
+			}
+			r, err := bench.Connect(cmd.Context(), o)
+			if err != nil {
+				return err
+			}
+			if err := printConnect(cmd.OutOrStdout(), r, asJSON); err != nil {
+				return err
+			}
+			if !r.Clean() {
+				return errDropped
+			}
+			return nil
+		},
+	}
+	flags := cmd.Flags()
+	flags.StringSliceVar(&o.URLs, "url", []string{defaultURL}, "gateway, ws:// or tcp:// with an IPv4 address; may be given again")
+	flags.StringVar(&o.App, "app", "default", "tenant of the accounts")
+	flags.IntVar(&o.Connections, "connections", 10_000, "connections, each of an account of its own")
+	flags.Float64Var(&o.Rate, "rate", 0, "logins begun per second; 0: as fast as they go")
+	flags.IntVar(&o.Parallel, "parallel", 32, "logins under way at once")
+	flags.IntVar(&o.Sources, "sources", 0, "addresses to connect from on loopback; 0: as many as needed")
+	flags.DurationVar(&o.Hold, "hold", 10*time.Second, "how long to hold the connections before measuring memory, and again while measuring pings")
+	flags.DurationVar(&o.Heartbeat, "heartbeat", 55*time.Second, "interval of pings")
+	flags.StringArrayVar(&pids, "pid", nil, "server process whose CPU time and memory are measured, as NAME=PID; may be given again")
+	flags.BoolVar(&asJSON, "json", false, "print the result as one line of JSON")
+	secret.add(cmd)
+	return cmd
+}
+
+func printConnect(w io.Writer, r *bench.ConnectResult, asJSON bool) error {
+	if asJSON {
+		return json.NewEncoder(w).Encode(r)
+	}
+	fmt.Fprintf(w, "\r%d connections, logged in at %.0f/s\n", r.Connections, r.LoginRate)
+	fmt.Fprintf(w, "  %-15s p50 %.2f ms · p99 %.2f ms · p999 %.2f ms · max %.2f ms\n", "login", r.Login.P50, r.Login.P99, r.Login.P999, r.Login.Max)
+	printCost(w, "CPU", "µs/login", r.LoginCPU)
+	printCost(w, "memory", "bytes/connection", r.Memory)
+	printCost(w, "CPU", "µs/ping, all else included", r.HeartbeatCPU)
+	if r.Failure != "" {
+		fmt.Fprintf(w, "  a login failed: %s\n", r.Failure)
+	}
+	if r.Dropage != "" {
+		fmt.Fprintf(w, "  a connection ended: %s\n", r.Dropage)
+	}
+	_, err := fmt.Fprintf(w, "  failed %d · dropped %d · pings %d · pongs %d\n", r.Failed, r.Dropped, r.Pings, r.Pongs)
+	return err
+}
+
+// printCost prints a line for each process and one for all; nothing if none was measured.
+func printCost(w io.Writer, what, unit string, c bench.Cost) {
+	if len(c.ByProcess) == 0 {
+		return
+	}
+	for _, name := range slices.Sorted(maps.Keys(c.ByProcess)) {
+		fmt.Fprintf(w, "  %-15s %.1f %s\n", what+" "+name, c.ByProcess[name], unit)
+	}
+	fmt.Fprintf(w, "  %-15s %.1f %s\n", what+" total", c.Total, unit)
+}
+
 func printTalk(w io.Writer, r *bench.TalkResult, asJSON bool) error {
 	if asJSON {
 		return json.NewEncoder(w).Encode(r)
@@ -87,12 +180,7 @@ func printTalk(w io.Writer, r *bench.TalkResult, asJSON bool) error {
 	}{{"send → ack", r.Ack}, {"send → deliver", r.Deliver}} {
 		fmt.Fprintf(w, "  %-15s p50 %.2f ms · p99 %.2f ms · p999 %.2f ms · max %.2f ms\n", l.name, l.v.P50, l.v.P99, l.v.P999, l.v.Max)
 	}
-	for _, name := range slices.Sorted(maps.Keys(r.CPU)) {
-		fmt.Fprintf(w, "  CPU %-11s %.1f µs/message\n", name, r.CPU[name])
-	}
-	if len(r.CPU) > 0 {
-		fmt.Fprintf(w, "  CPU total       %.1f µs/message\n", r.TotalCPU)
-	}
+	printCost(w, "CPU", "µs/message", r.CPU)
 	for _, status := range slices.Sorted(maps.Keys(r.Refused)) {
 		fmt.Fprintf(w, "  refused         %d × %s\n", r.Refused[status], status)
 	}

@@ -1,0 +1,257 @@
+package bench
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net/netip"
+	"net/url"
+	"slices"
+	"time"
+
+	"golang.org/x/sys/unix"
+	"google.golang.org/protobuf/proto"
+
+	im "github.com/hermod-im/hermod"
+	"github.com/hermod-im/hermod/wire"
+	"github.com/hermod-im/hermod/wire/pb"
+)
+
+// target is a gateway's address, resolved once.
+type target struct {
+	url       string
+	address   netip.AddrPort
+	websocket bool
+}
+
+// parseTarget reads ws://host:port or tcp://host:port, where host is an IPv4 address: many
+// connections from many source addresses need to know which.
+func parseTarget(s string) (target, error) {
+	u, err := url.Parse(s)
+	if err != nil || (u.Scheme != "ws" && u.Scheme != "tcp") {
+		return target{}, fmt.Errorf("%q: give a gateway as ws://ADDRESS:PORT or tcp://ADDRESS:PORT", s)
+	}
+	a, err := netip.ParseAddrPort(u.Host)
+	if err != nil || !a.Addr().Is4() {
+		return target{}, fmt.Errorf("%q: give the gateway's IPv4 address and port", s)
+	}
+	return target{url: s, address: a, websocket: u.Scheme == "ws"}, nil
+}
+
+// sourceAddress is the i-th of n addresses to connect from: on loopback there are many, each with
+// its own ports.
+func (t target) sourceAddress(i, n int) (netip.Addr, bool) {
+	if n < 2 || !t.address.Addr().IsLoopback() {
+		return netip.Addr{}, false
+	}
+	a := t.address.Addr().As4()
+	i %= n
+	a[2], a[3] = byte(1+i/250), byte(1+i%250)
+	return netip.AddrFrom4(a), true
+}
+
+// socket is a connected, blocking socket while it logs in.
+type socket struct {
+	fd     int
+	target target
+}
+
+func (s *socket) close() { _ = unix.Close(s.fd) }
+
+// enoughDescriptors reports whether this process may open so many, and says how to get more.
+func enoughDescriptors(connections int) error {
+	const others = 64 // logs, epoll, what the runtime has
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		return fmt.Errorf("limit of descriptors: %w", err)
+	}
+	if uint64(connections+others) > limit.Cur {
+		return fmt.Errorf("%d connections need as many descriptors, and this process may have %d: raise 'ulimit -n' or run several at once",
+			connections, limit.Cur)
+	}
+	return nil
+}
+
+// socketWait bounds each read and write of a login.
+const socketWait = 10 * time.Second
+
+// dialSocket connects, from source if that is valid, and upgrades to WebSocket.
+func dialSocket(t target, source netip.Addr) (_ *socket, err error) {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("socket: %w", err)
+	}
+	s := &socket{fd: fd, target: t}
+	defer func() {
+		if err != nil {
+			_ = unix.Close(fd)
+		}
+	}()
+	wait := unix.NsecToTimeval(socketWait.Nanoseconds())
+	err = errors.Join(
+		unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &wait),
+		unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &wait),
+		unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1),
+	)
+	if err != nil {
+		return nil, fmt.Errorf("socket options: %w", err)
+	}
+	if source.IsValid() {
+		// The port is chosen by connect, so that each address has all ports for each gateway.
+		if err := unix.SetsockoptInt(fd, unix.SOL_IP, unix.IP_BIND_ADDRESS_NO_PORT, 1); err != nil {
+			return nil, fmt.Errorf("socket options: %w", err)
+		}
+		if err := unix.Bind(fd, &unix.SockaddrInet4{Addr: source.As4()}); err != nil {
+			return nil, fmt.Errorf("bind to %s: %w", source, err)
+		}
+	}
+	if err := unix.Connect(fd, &unix.SockaddrInet4{Addr: t.address.Addr().As4(), Port: int(t.address.Port())}); err != nil {
+		return nil, fmt.Errorf("connect to %s: %w", t.address, err)
+	}
+	if t.websocket {
+		if err := s.upgrade(); err != nil {
+			return nil, fmt.Errorf("upgrade at %s: %w", t.address, err)
+		}
+	}
+	return s, nil
+}
+
+// upgrade does the opening handshake of RFC 6455, section 4, without checking more than that it worked.
+func (s *socket) upgrade() error {
+	const key = "aGVybW9kIGJlbmNoIGtleQ==" // any 16 bytes: the server's are not in doubt
+	request := "GET / HTTP/1.1\r\nHost: " + s.target.address.String() + "\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n" +
+		"Sec-WebSocket-Key: " + key + "\r\nSec-WebSocket-Version: 13\r\n\r\n"
+	if err := writeAll(s.fd, []byte(request)); err != nil {
+		return err
+	}
+	var buf [1024]byte
+	for n := 0; n < len(buf); {
+		m, err := readSome(s.fd, buf[n:])
+		if err != nil {
+			return err
+		}
+		n += m
+		if bytes.HasSuffix(buf[:n], []byte("\r\n\r\n")) { // the server says nothing more before the login
+			if !bytes.HasPrefix(buf[:n], []byte("HTTP/1.1 101")) {
+				return fmt.Errorf("answered %q", bytes.SplitN(buf[:n], []byte("\r\n"), 2)[0])
+			}
+			return nil
+		}
+	}
+	return errors.New("answer too long")
+}
+
+// signIn logs in and waits for the answer.
+func (s *socket) signIn(token, device string) error {
+	body, err := proto.Marshal(&pb.LoginReq{Token: token, Device: device, Platform: "bench", Features: wire.FeatureSync.Names()})
+	if err != nil {
+		return err
+	}
+	p := wire.LogicPkt{Header: wire.Header{Command: wire.CmdSignIn, Sequence: 1}, Body: body}
+	if err := writeAll(s.fd, appendFrame(nil, s.target.websocket, im.OpBinary, p.Append(nil))); err != nil {
+		return fmt.Errorf("sign in: %w", err)
+	}
+	buf := make([]byte, 0, 512)
+	for {
+		op, payload, n := cutFrame(buf, s.target.websocket)
+		switch {
+		case n == 0:
+			buf = slices.Grow(buf, 512)
+			m, err := readSome(s.fd, buf[len(buf):cap(buf)])
+			if err != nil {
+				return fmt.Errorf("sign in: %w", err)
+			}
+			buf = buf[:len(buf)+m]
+			continue
+		case op != im.OpBinary:
+			return fmt.Errorf("sign in: the server closed: %q", payload)
+		}
+		var answer wire.LogicPkt
+		if err := answer.Unmarshal(payload); err != nil {
+			return fmt.Errorf("sign in: %w", err)
+		}
+		if answer.Command != wire.CmdSignIn || answer.Status != wire.StatusSuccess {
+			return fmt.Errorf("sign in: answered with %s: is --secret the servers'?", answer.Status)
+		}
+		return nil
+	}
+}
+
+func writeAll(fd int, data []byte) error {
+	for len(data) > 0 {
+		n, err := unix.Write(fd, data)
+		switch {
+		case errors.Is(err, unix.EINTR):
+		case err != nil:
+			return err
+		default:
+			data = data[n:]
+		}
+	}
+	return nil
+}
+
+// readSome is a read that has ended when it returns nothing.
+func readSome(fd int, buf []byte) (int, error) {
+	for {
+		n, err := unix.Read(fd, buf)
+		switch {
+		case errors.Is(err, unix.EINTR):
+		case err != nil:
+			return 0, err
+		case n == 0:
+			return 0, errors.New("the server closed the connection")
+		default:
+			return n, nil
+		}
+	}
+}
+
+// appendFrame appends a client's frame, of at most 65,535 bytes. The WebSocket mask is 0: it costs
+// nothing, and the server cannot tell.
+func appendFrame(dst []byte, websocket bool, op im.OpCode, payload []byte) []byte {
+	if !websocket {
+		dst = append(dst, byte(op))
+		dst = binary.BigEndian.AppendUint32(dst, uint32(len(payload)))
+		return append(dst, payload...)
+	}
+	const fin, masked, len16 = 0x80, 0x80, 126
+	dst = append(dst, fin|byte(op))
+	if len(payload) < len16 {
+		dst = append(dst, masked|byte(len(payload)))
+	} else {
+		dst = append(dst, masked|len16)
+		dst = binary.BigEndian.AppendUint16(dst, uint16(len(payload)))
+	}
+	dst = append(dst, 0, 0, 0, 0)
+	return append(dst, payload...)
+}
+
+// cutFrame cuts a server's frame off the front of b: n is its size, 0 if it is not all there.
+func cutFrame(b []byte, websocket bool) (op im.OpCode, payload []byte, n int) {
+	var head, size int
+	switch {
+	case !websocket:
+		if len(b) < 5 {
+			return 0, nil, 0
+		}
+		head, size = 5, int(binary.BigEndian.Uint32(b[1:]))
+	case len(b) < 2:
+		return 0, nil, 0
+	default:
+		head, size = 2, int(b[1]&0x7f)
+		switch {
+		case size == 126 && len(b) >= 4:
+			head, size = 4, int(binary.BigEndian.Uint16(b[2:]))
+		case size == 127 && len(b) >= 10:
+			head, size = 10, int(binary.BigEndian.Uint64(b[2:]))
+		case size >= 126:
+			return 0, nil, 0
+		}
+	}
+	if size < 0 || size > len(b)-head {
+		return 0, nil, 0
+	}
+	return im.OpCode(b[0] & 0xf), b[head : head+size], head + size
+}
