@@ -6,7 +6,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/hermod-im/hermod/test/oldclient"
+	"github.com/hermod-im/hermod/verify/oldclient"
 )
 
 // A client that knows the fixed protocol and nothing else, and refuses whatever else it is told.

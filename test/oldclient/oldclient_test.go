@@ -14,7 +14,7 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"github.com/hermod-im/hermod/boot"
-	"github.com/hermod-im/hermod/test/oldclient"
+	"github.com/hermod-im/hermod/verify/oldclient"
 	"github.com/hermod-im/hermod/wire/token"
 )
 
