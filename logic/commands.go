@@ -13,6 +13,7 @@ func (n *Node) commands(d *dispatcher) []Route {
 		talk    = &talk{committer: n.committer, maxBody: n.cfg.MaxBody}
 		offline = &offline{messages: n.deps.Messages, indexPage: n.cfg.IndexPage}
 		sync    = &syncer{messages: n.deps.Messages}
+		reader  = &reader{messages: n.deps.Messages, dispatch: d}
 		group   = &group{groups: n.deps.Groups, dispatch: d, maxMembers: n.cfg.MaxGroupMembers}
 	)
 	return []Route{
@@ -25,6 +26,7 @@ func (n *Node) commands(d *dispatcher) []Route {
 		{Command: wire.CmdOfflineContent, Handle: unary(offline.content)},
 		{Command: wire.CmdSync, Handle: unary(sync.sync)},
 		{Command: wire.CmdHistory, Handle: unary(sync.history)},
+		{Command: wire.CmdRead, Handle: unary(reader.read)},
 
 		{Command: wire.CmdGroupCreate, Handle: unary(group.create)},
 		{Command: wire.CmdGroupJoin, Handle: unary(group.join)},

@@ -200,6 +200,21 @@ func (d *dispatcher) notify(app string, accounts []string, header wire.Header, b
 	d.send(targets, header, body)
 }
 
+// toOthers pushes to the account's devices that understand the feature, but for the channel that asked.
+func (d *dispatcher) toOthers(who storage.AccountKey, asking string, feature wire.Features, header wire.Header, body proto.Message) {
+	found, err := d.find([]storage.AccountKey{who})
+	if err != nil {
+		return
+	}
+	targets := targets{}
+	for _, s := range found[0] {
+		if s.Channel != asking && wire.Features(s.Features).Has(feature) {
+			targets.add(s)
+		}
+	}
+	d.send(targets, header, body)
+}
+
 // kick tells a displaced session so; its gateway closes the connection.
 func (d *dispatcher) kick(s storage.Session) {
 	targets := targets{}

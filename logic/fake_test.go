@@ -20,20 +20,23 @@ type fakeStore struct {
 	storage.Messages // nil: what is not overridden is not called
 	storage.Groups
 
-	mu      sync.Mutex
-	gate    chan struct{} // not nil: Append waits for a token
-	entered chan int      // not nil: Append tells the size of its batch before
-	err     error         // what everything returns
-	refuse  map[string]error
-	batches [][]*storage.Draft
-	seqs    map[string]int64
-	ids     int64
-	members map[string][]string // of groups
-	deltas  []storage.Delta
-	page    storage.Delta
-	entries []storage.IndexEntry
-	content []storage.Message
-	asked   []string // calls, with their arguments
+	mu       sync.Mutex
+	gate     chan struct{} // not nil: Append waits for a token
+	entered  chan int      // not nil: Append tells the size of its batch before
+	err      error         // what everything returns
+	refuse   map[string]error
+	batches  [][]*storage.Draft
+	seqs     map[string]int64
+	ids      int64
+	members  map[string][]string // of groups
+	news     storage.News
+	stale    []uint32
+	position storage.Position
+	moved    bool
+	page     storage.Delta
+	entries  []storage.IndexEntry
+	content  []storage.Message
+	asked    []string // calls, with their arguments
 }
 
 func newFakeStore() *fakeStore {
@@ -108,8 +111,16 @@ func (s *fakeStore) Ack(_ context.Context, app, account string, id int64) error 
 	return s.note("ack %s %s %d", app, account, id)
 }
 
-func (s *fakeStore) Sync(_ context.Context, app, account string, cursors map[int64]int64, limit int) ([]storage.Delta, bool, error) {
-	return s.deltas, false, s.note("sync %s %s %v %d", app, account, cursors, limit)
+func (s *fakeStore) Sync(_ context.Context, app, account string, q storage.SyncQuery) (storage.News, error) {
+	return s.news, s.note("sync %s %s %+v", app, account, q)
+}
+
+func (s *fakeStore) Stale(_ context.Context, app, account string, digests []storage.Digest) ([]uint32, error) {
+	return s.stale, s.note("stale %s %s %+v", app, account, digests)
+}
+
+func (s *fakeStore) Read(_ context.Context, app, account string, conversation, seq int64) (storage.Position, bool, error) {
+	return s.position, s.moved, s.note("read %s %s %d %d", app, account, conversation, seq)
 }
 
 func (s *fakeStore) History(_ context.Context, app, account string, r storage.Range) (storage.Delta, error) {

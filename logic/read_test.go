@@ -61,7 +61,7 @@ func TestAck(t *testing.T) {
 
 func TestSync(t *testing.T) {
 	f := start(t, nil)
-	f.store.deltas = []storage.Delta{
+	f.store.news.Deltas = []storage.Delta{
 		{Conversation: 7, Kind: storage.KindUser, Peer: "bob", LastSeq: 3, Messages: []storage.Message{
 			{Conversation: 7, Seq: 3, ID: 30, Sender: "bob", ClientID: "c", Type: 1, Body: "b", Extra: "e", SendTime: 9},
 		}},
@@ -69,7 +69,7 @@ func TestSync(t *testing.T) {
 	}
 	var resp pb.SyncResp
 	f.succeeds(asClient("alice", wire.CmdSync), &pb.SyncReq{Cursors: []*pb.Cursor{{Conversation: "7", Seq: 2}}, Limit: 20}, &resp)
-	require.Equal(t, []string{"sync demo alice map[7:2] 20"}, f.store.calls())
+	require.Equal(t, []string{"sync demo alice {Cursors:map[7:{Seq:2 ReadSeq:-1}] Scope:{Buckets:0 Only:[]} Limit:20}"}, f.store.calls())
 	want := &pb.SyncResp{Conversations: []*pb.ConversationDelta{
 		{Conversation: "7", Peer: "bob", LastSeq: 3, Messages: []*pb.Message{
 			{MessageId: 30, Seq: 3, Sender: "bob", SendTime: 9, Type: 1, Body: "b", Extra: "e", ClientId: "c"},
@@ -105,7 +105,7 @@ func messages(conversation, first int64, count, size int) (out []storage.Message
 // packet of a link, broke it, and the client asked again, and again.
 func TestSyncAnswerIsBounded(t *testing.T) {
 	f := start(t, nil)
-	f.store.deltas = []storage.Delta{
+	f.store.news.Deltas = []storage.Delta{
 		{Conversation: 1, Kind: storage.KindUser, Peer: "a", LastSeq: 60, Messages: messages(1, 1, 60, 60<<10)},
 		{Conversation: 2, Kind: storage.KindUser, Peer: "b", LastSeq: 60, Messages: messages(2, 1, 60, 60<<10)},
 		{Conversation: 3, Kind: storage.KindUser, Peer: "c", LastSeq: 60, Messages: messages(3, 1, 1, 60<<10)},
@@ -126,7 +126,7 @@ func TestSyncAnswerIsBounded(t *testing.T) {
 	require.Equal(t, []string{"1:60", "2:7", "4:0"}, got)
 
 	// A message that is larger than all of it is served alone.
-	f.store.deltas = []storage.Delta{{Conversation: 1, LastSeq: 2, Messages: messages(1, 1, 2, answerBytes+1)}}
+	f.store.news.Deltas = []storage.Delta{{Conversation: 1, LastSeq: 2, Messages: messages(1, 1, 2, answerBytes+1)}}
 	f.succeeds(asClient("alice", wire.CmdSync), &pb.SyncReq{}, &resp)
 	require.Equal(t, 1, len(resp.Conversations[0].Messages))
 	require.True(t, resp.More)

@@ -23,6 +23,8 @@ const (
 	syncPage = 500
 	// maxCursors bounds the cursors of one chat.sync.
 	maxCursors = 10_000
+	// maxBuckets bounds SyncReq.buckets.
+	maxBuckets = 1024
 	// historyPage is the default number of messages of one chat.history answer.
 	historyPage = 50
 	// maxHistoryPage is the largest.
@@ -33,36 +35,102 @@ const (
 )
 
 func (s *syncer) sync(ctx context.Context, c *Context, req *pb.SyncReq) (proto.Message, error) {
-	if len(req.Cursors) > maxCursors {
-		return nil, wire.Errorf(wire.StatusInvalidBody, "a sync has at most %d cursors", maxCursors)
+	if err := checkBuckets(req); err != nil {
+		return nil, err
 	}
-	cursors := make(map[int64]int64, len(req.Cursors))
-	for _, k := range req.Cursors {
-		id, err := parseConversation(k.Conversation)
-		if err != nil {
-			return nil, err
-		}
-		cursors[id] = k.Seq
+	if len(req.Digests) > 0 {
+		return s.stale(ctx, c, req)
 	}
-	who := c.Account()
-	deltas, more, err := s.messages.Sync(ctx, who.App, who.Account, cursors, page(req.Limit, syncPage, syncPage))
+	q, err := syncQuery(req)
 	if err != nil {
 		return nil, err
 	}
-	resp := &pb.SyncResp{More: more}
+	who := c.Account()
+	news, err := s.messages.Sync(ctx, who.App, who.Account, q)
+	if err != nil {
+		return nil, err
+	}
+	resp := &pb.SyncResp{More: news.More}
+	for _, id := range news.Gone {
+		resp.Gone = append(resp.Gone, conversationID(id))
+	}
 	left := answerBytes
-	for _, d := range deltas {
+	for _, d := range news.Deltas {
 		n := fitting(slices.Values(d.Messages), &left)
 		if n < len(d.Messages) {
 			resp.More = true
+			d.Messages, d.Unread = d.Messages[:n], 0 // counted in the page that brings the last one
+			if n == 0 {
+				continue
+			}
 		}
-		if n == 0 && len(d.Messages) > 0 {
-			continue
-		}
-		d.Messages = d.Messages[:n]
 		resp.Conversations = append(resp.Conversations, deltaOf(d))
 	}
 	return resp, nil
+}
+
+// checkBuckets checks what the request says about buckets.
+func checkBuckets(req *pb.SyncReq) error {
+	invalid := func(format string, args ...any) error { return wire.Errorf(wire.StatusInvalidBody, format, args...) }
+	switch {
+	case req.Buckets > maxBuckets:
+		return invalid("a sync has at most %d buckets", maxBuckets)
+	case len(req.Digests) > 0 && len(req.Digests) != int(req.Buckets):
+		return invalid("there are %d digests for %d buckets: send one for each", len(req.Digests), req.Buckets)
+	case len(req.Digests) > 0 && len(req.Cursors)+len(req.Only) > 0:
+		return invalid("send digests, or cursors and only")
+	case len(req.Only) > int(req.Buckets):
+		return invalid("only names %d of %d buckets", len(req.Only), req.Buckets)
+	}
+	for _, b := range req.Only {
+		if b >= req.Buckets {
+			return invalid("only names bucket %d of %d: the first is 0", b, req.Buckets)
+		}
+	}
+	return nil
+}
+
+// stale answers digests.
+func (s *syncer) stale(ctx context.Context, c *Context, req *pb.SyncReq) (proto.Message, error) {
+	digests := make([]storage.Digest, len(req.Digests))
+	for i, d := range req.Digests {
+		digests[i] = storage.Digest{
+			Conversations: d.GetConversations(),
+			IDs:           d.GetIds(),
+			Seqs:          d.GetSeqs(),
+			Reads:         d.GetReads(),
+			NoReads:       d == nil || d.Reads == nil,
+		}
+	}
+	who := c.Account()
+	stale, err := s.messages.Stale(ctx, who.App, who.Account, digests)
+	if err != nil {
+		return nil, err
+	}
+	return &pb.SyncResp{Stale: stale}, nil
+}
+
+func syncQuery(req *pb.SyncReq) (storage.SyncQuery, error) {
+	if len(req.Cursors) > maxCursors {
+		return storage.SyncQuery{}, wire.Errorf(wire.StatusInvalidBody, "a sync has at most %d cursors", maxCursors)
+	}
+	q := storage.SyncQuery{
+		Cursors: make(map[int64]storage.Cursor, len(req.Cursors)),
+		Scope:   storage.Scope{Buckets: req.Buckets, Only: req.Only},
+		Limit:   page(req.Limit, syncPage, syncPage),
+	}
+	for _, k := range req.Cursors {
+		id, err := parseConversation(k.Conversation)
+		if err != nil {
+			return q, err
+		}
+		read := int64(storage.ReadUnknown)
+		if k.ReadSeq != nil {
+			read = max(0, *k.ReadSeq)
+		}
+		q.Cursors[id] = storage.Cursor{Seq: k.Seq, ReadSeq: read}
+	}
+	return q, nil
 }
 
 // fitting is how many of the messages fit into what is left of an answer, and takes that off. The
@@ -89,6 +157,8 @@ func deltaOf(d storage.Delta) *pb.ConversationDelta {
 		LastSeq:      d.LastSeq,
 		JoinedSeq:    d.JoinedSeq,
 		Messages:     messagesOf(d.Messages),
+		ReadSeq:      d.ReadSeq,
+		Unread:       d.Unread,
 	}
 	if d.Kind == storage.KindGroup {
 		out.Group = out.Conversation

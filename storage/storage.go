@@ -8,6 +8,7 @@ package storage
 import (
 	"context"
 	"errors"
+	"slices"
 )
 
 // Errors of the stores. Anything else is an internal failure that the caller may retry.
@@ -133,9 +134,80 @@ type Delta struct {
 	Kind         Kind
 	Peer         string
 	LastSeq      int64
-	// JoinedSeq is the seq before the first message that the account may read.
+	// JoinedSeq is the seq before the first message that the account may read: a smaller cursor counts as this.
 	JoinedSeq int64
-	Messages  []Message
+	// ReadSeq is up to where the account has read.
+	ReadSeq int64
+	// Unread is the exact number of messages of others beyond ReadSeq, up to LastSeq. Sync sets it
+	// where Messages reach LastSeq, History does not.
+	Unread   int64
+	Messages []Message
+}
+
+// Cursor is what a client has of one conversation.
+type Cursor struct {
+	// Seq is the last message that it has.
+	Seq int64
+	// ReadSeq is up to where it knows the account to have read, or ReadUnknown.
+	ReadSeq int64
+}
+
+// ReadUnknown is the Cursor.ReadSeq of a client that keeps no read positions.
+const ReadUnknown = -1
+
+// Scope says which conversations are meant: those whose id modulo Buckets is one of Only. All, if
+// Only is empty.
+type Scope struct {
+	Buckets uint32
+	Only    []uint32
+}
+
+// Has reports whether the conversation is meant.
+func (s Scope) Has(conversation int64) bool {
+	return len(s.Only) == 0 || slices.Contains(s.Only, uint32(conversation%int64(s.Buckets)))
+}
+
+// SyncQuery asks what a client lacks.
+type SyncQuery struct {
+	// Cursors are by conversation: of all that the client knows within the scope.
+	Cursors map[int64]Cursor
+	Scope   Scope
+	// Limit is how many messages are returned at most. A Delta without messages counts as one.
+	Limit int
+}
+
+// News is what a client lacks.
+type News struct {
+	// Deltas are by conversation, that of the newest message first. Messages are gapless from the
+	// cursor, or from JoinedSeq where that is larger.
+	Deltas []Delta
+	// Gone are conversations of the cursors that the account does not belong to (any more), ascending.
+	Gone []int64
+	// More: there is more than Limit allowed. Gone is complete all the same.
+	More bool
+}
+
+// Digest is what a client has of the conversations of one bucket.
+type Digest struct {
+	// Conversations is their number.
+	Conversations uint32
+	// IDs is the sum of their ids, each modulo DigestModulus.
+	IDs uint64
+	// Seqs is the sum of their cursors, Reads that of their read positions.
+	Seqs, Reads uint64
+	// NoReads: the client keeps no read positions, and Reads says nothing.
+	NoReads bool
+}
+
+// DigestModulus bounds what one id adds to Digest.IDs.
+const DigestModulus = 1<<31 - 1
+
+// Position is how far an account has read a conversation.
+type Position struct {
+	ReadSeq int64
+	// Unread is the exact number of messages of others beyond ReadSeq, up to LastSeq.
+	Unread  int64
+	LastSeq int64
 }
 
 // Range asks for a page of a conversation backwards. Conversation 0: find it by Kind and Dest.
@@ -165,9 +237,18 @@ type Messages interface {
 	// Ack notes that the account has everything it was sent up to this message. It never moves
 	// back; ErrNoMessage for a message that the account may not read.
 	Ack(ctx context.Context, app, account string, messageID int64) error
-	// Sync returns what the account may read beyond its cursors, at most limit messages, fairly
-	// spread over the conversations that have news; more if there was more.
-	Sync(ctx context.Context, app, account string, cursors map[int64]int64, limit int) (deltas []Delta, more bool, err error)
+	// Sync returns what the client lacks: messages, fairly spread over the conversations that have
+	// news; conversations without a cursor, even if nothing was said in them; conversations whose
+	// read position is not the cursor's, or whose cursor is not where it should be although there is no
+	// message for it (below JoinedSeq; above LastSeq, after a backup was restored). All of one answer is as of one moment.
+	// A conversation of two without a message is none.
+	Sync(ctx context.Context, app, account string, q SyncQuery) (News, error)
+	// Stale returns, ascending, the buckets whose digest is not that of what the account has in them.
+	// digests are those of all buckets, by conversation id modulo their number.
+	Stale(ctx context.Context, app, account string, digests []Digest) ([]uint32, error)
+	// Read notes that the account has read up to seq. The position never moves back, nor beyond the
+	// last message; moved says whether it did. ErrNoConversation, ErrNotMember.
+	Read(ctx context.Context, app, account string, conversation, seq int64) (at Position, moved bool, err error)
 	// History returns a page backwards, the newest last, with LastSeq and JoinedSeq.
 	// A conversation of two that has no message yet is an empty page with Conversation 0.
 	// ErrNoConversation, ErrNotMember.

@@ -65,23 +65,86 @@ func BenchmarkAppend(b *testing.B) {
 	})
 }
 
-// BenchmarkSyncNothing is a client with 1,000 conversations that has everything.
-func BenchmarkSyncNothing(b *testing.B) {
+// thousand is a store in which alice has 1,000 conversations, whose ids are returned, and a client that
+// has everything: its cursors.
+func thousand(b *testing.B, o sql.Options) (*sql.Store, map[int64]storage.Cursor) {
+	b.Helper()
+	s := open(b, o, fixed(b, 0))
+	drafts := make([]*storage.Draft, 1000)
+	for i := range drafts {
+		drafts[i] = &storage.Draft{App: "app", Kind: storage.KindUser, Sender: "alice", Dest: fmt.Sprint("bob", i), Body: "x"}
+	}
+	require.NoError(b, s.Append(b.Context(), drafts))
+	cursors := make(map[int64]storage.Cursor)
+	for _, d := range drafts {
+		cursors[d.Conversation] = storage.Cursor{Seq: d.Seq}
+	}
+	return s, cursors
+}
+
+// digests are what a client sends instead of these cursors.
+func digests(cursors map[int64]storage.Cursor, buckets int) []storage.Digest {
+	out := make([]storage.Digest, buckets)
+	for id, c := range cursors {
+		d := &out[id%int64(buckets)]
+		d.Conversations++
+		d.IDs += uint64(id % storage.DigestModulus)
+		d.Seqs += uint64(c.Seq)
+		d.Reads += uint64(c.ReadSeq)
+	}
+	return out
+}
+
+// BenchmarkSyncCursorsNothing is a client with 1,000 conversations that has everything, and says so of each.
+func BenchmarkSyncCursorsNothing(b *testing.B) {
 	benchmarks(b, func(b *testing.B, o sql.Options) {
-		s := open(b, o, fixed(b, 0))
-		drafts := make([]*storage.Draft, 1000)
-		for i := range drafts {
-			drafts[i] = &storage.Draft{App: "app", Kind: storage.KindUser, Sender: "alice", Dest: fmt.Sprint("bob", i), Body: "x"}
+		s, cursors := thousand(b, o)
+		b.ReportAllocs()
+		for b.Loop() {
+			if _, err := s.Sync(b.Context(), "app", "alice", storage.SyncQuery{Cursors: cursors, Limit: 500}); err != nil {
+				b.Fatal(err)
+			}
 		}
-		require.NoError(b, s.Append(b.Context(), drafts))
-		cursors := make(map[int64]int64)
-		for _, d := range drafts {
-			cursors[d.Conversation] = d.Seq
+	})
+}
+
+// BenchmarkSyncDigestNothing is the same by 61 digests.
+func BenchmarkSyncDigestNothing(b *testing.B) {
+	benchmarks(b, func(b *testing.B, o sql.Options) {
+		s, cursors := thousand(b, o)
+		known := digests(cursors, 61)
+		b.ReportAllocs()
+		for b.Loop() {
+			if stale, err := s.Stale(b.Context(), "app", "alice", known); err != nil || len(stale) > 0 {
+				b.Fatal(stale, err)
+			}
+		}
+	})
+}
+
+// BenchmarkSyncDigestTen is the same with a new message in 10 of them: the digests, then the cursors in what is stale.
+func BenchmarkSyncDigestTen(b *testing.B) {
+	benchmarks(b, func(b *testing.B, o sql.Options) {
+		s, cursors := thousand(b, o)
+		known := digests(cursors, 61)
+		for i := range 10 {
+			d := &storage.Draft{App: "app", Kind: storage.KindUser, Sender: fmt.Sprint("bob", i*99), Dest: "alice", Body: "x"}
+			require.NoError(b, s.Append(b.Context(), []*storage.Draft{d}))
 		}
 		b.ReportAllocs()
 		for b.Loop() {
-			if _, _, err := s.Sync(b.Context(), "app", "alice", cursors, 500); err != nil {
+			stale, err := s.Stale(b.Context(), "app", "alice", known)
+			if err != nil {
 				b.Fatal(err)
+			}
+			q := storage.SyncQuery{Cursors: make(map[int64]storage.Cursor), Scope: storage.Scope{Buckets: 61, Only: stale}, Limit: 500}
+			for id, c := range cursors {
+				if q.Scope.Has(id) {
+					q.Cursors[id] = c
+				}
+			}
+			if news, err := s.Sync(b.Context(), "app", "alice", q); err != nil || len(news.Deltas) != 10 {
+				b.Fatal(news, err)
 			}
 		}
 	})

@@ -5,6 +5,7 @@ import (
 	stdsql "database/sql"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -177,8 +178,20 @@ func exercise(t *testing.T, s *Store, group string) {
 	_, err = s.Quit(ctx, "app", group, "alice")
 	require.NoError(t, err)
 
-	_, _, err = s.Sync(ctx, "app", "alice", nil, 300)
+	_, err = s.Sync(ctx, "app", "alice", storage.SyncQuery{Limit: 300})
 	require.NoError(t, err)
+	_, err = s.Sync(ctx, "app", "alice", storage.SyncQuery{
+		Cursors: map[int64]storage.Cursor{first.Conversation: {Seq: 3, ReadSeq: 1}},
+		Scope:   storage.Scope{Buckets: 7, Only: []uint32{uint32(first.Conversation % 7), 3}}, Limit: 300,
+	})
+	require.NoError(t, err)
+	for _, noReads := range []bool{false, true} {
+		_, err = s.Stale(ctx, "app", "alice", slices.Repeat([]storage.Digest{{NoReads: noReads}}, 61))
+		require.NoError(t, err)
+	}
+	_, moved, err := s.Read(ctx, "app", "alice", first.Conversation, 2)
+	require.NoError(t, err)
+	require.True(t, moved)
 	_, err = s.History(ctx, "app", "alice", storage.Range{Kind: storage.KindUser, Dest: "peer3", Limit: 50})
 	require.NoError(t, err)
 	_, err = s.History(ctx, "app", "alice", storage.Range{Conversation: first.Conversation, BeforeSeq: 5, Limit: 50})
@@ -261,15 +274,14 @@ func TestSyncOfNothingIsOneQuery(t *testing.T) {
 			drafts = append(drafts, &storage.Draft{App: "app", Kind: storage.KindUser, Sender: "alice", Dest: fmt.Sprint("peer", i)})
 		}
 		require.NoError(t, s.Append(t.Context(), drafts))
-		cursors := make(map[int64]int64)
+		cursors := make(map[int64]storage.Cursor)
 		for _, d := range drafts {
-			cursors[d.Conversation] = d.Seq
+			cursors[d.Conversation] = storage.Cursor{Seq: d.Seq}
 		}
 		log := record(s)
-		deltas, more, err := s.Sync(t.Context(), "app", "alice", cursors, 500)
+		news, err := s.Sync(t.Context(), "app", "alice", storage.SyncQuery{Cursors: cursors, Limit: 500})
 		require.NoError(t, err)
-		require.Empty(t, deltas)
-		require.False(t, more)
+		require.Equal(t, storage.News{}, news)
 		require.Len(t, log.take(), 1)
 	})
 }

@@ -20,6 +20,7 @@ type membership struct {
 	key          octets
 	joinedSeq    int64
 	ackSeq       int64 // only where asked for
+	readSeq      int64 // only where asked for
 	lastSeq      int64
 	lastID       int64
 }
@@ -40,26 +41,41 @@ func (m *membership) delta(account string) storage.Delta {
 		Peer:         m.peer(account),
 		LastSeq:      m.lastSeq,
 		JoinedSeq:    m.joinedSeq,
+		ReadSeq:      m.readSeq,
 	}
 }
 
 // memberships returns those of the account's conversations that fulfil a condition on m, the
 // member's row, and c, the conversation's. It reads one index and, by primary key, one row a conversation.
 func (s *Store) memberships(db *gorm.DB, app, account, ack, where string, args ...any) ([]membership, error) {
+	return s.positions(db, app, account, ack+", 0", where, args...)
+}
+
+// positions is memberships with any two of the member's seqs, 0 where they are not needed: ack and read.
+func (s *Store) positions(db *gorm.DB, app, account, seqs, where string, args ...any) ([]membership, error) {
 	var out []membership
 	err := s.query(db, func(rows *stdsql.Rows) error {
 		var m membership
-		err := rows.Scan(&m.conversation, &m.joinedSeq, &m.ackSeq, &m.kind, &m.key, &m.lastSeq, &m.lastID)
+		err := rows.Scan(&m.conversation, &m.joinedSeq, &m.ackSeq, &m.readSeq, &m.kind, &m.key, &m.lastSeq, &m.lastID)
 		out = append(out, m)
 		return err
-	}, "SELECT m.conversation_id, m.joined_seq, "+ack+", c.kind, c.ckey, c.last_seq, c.last_message_id FROM members m"+
-		s.dialect.index("members_account")+" "+s.dialect.straight+" conversations c ON c.id = m.conversation_id"+
-		" WHERE m.app = ? AND m.account = ? AND "+where, append([]any{[]byte(app), []byte(account)}, args...)...)
+	}, "SELECT m.conversation_id, m.joined_seq, "+seqs+", c.kind, c.ckey, c.last_seq, c.last_message_id"+s.ofAccount()+" AND "+where,
+		append([]any{[]byte(app), []byte(account)}, args...)...)
 	if err != nil {
 		return nil, fmt.Errorf("read memberships: %w", err)
 	}
 	return out, nil
 }
+
+// ofAccount is the rows m and c of an account's conversations.
+func (s *Store) ofAccount() string {
+	return " FROM members m" + s.dialect.index("members_account") + " " + s.dialect.straight +
+		" conversations c ON c.id = m.conversation_id WHERE m.app = ? AND m.account = ?"
+}
+
+// talkedIn is the condition on what is a conversation to its members: not the row that is made
+// before the first message of two.
+var talkedIn = fmt.Sprintf("(c.kind <> %d OR c.last_seq > 0)", storage.KindUser)
 
 // span is the messages of a conversation with a seq in (from, to].
 type span struct{ conversation, from, to int64 }
@@ -104,67 +120,150 @@ func (s *Store) spans(db *gorm.DB, spans []span, f func(storage.Message)) error 
 	return nil
 }
 
-// Sync implements storage.Messages. Conversations without news cost one row each, of one query.
-func (s *Store) Sync(ctx context.Context, app, account string, cursors map[int64]int64, limit int) ([]storage.Delta, bool, error) {
+// lack is what a client does not have of one conversation.
+type lack struct {
+	membership
+	from int64 // the messages beyond; none if it is lastSeq or more
+	take int64 // how much of size is answered
+}
+
+// size is how much the lack counts toward the limit of an answer.
+func (l *lack) size() int64 { return max(1, l.lastSeq-l.from) }
+
+// span is the messages that are answered, maybe none.
+func (l *lack) span() span { return span{l.conversation, l.from, min(l.from+l.take, max(l.from, l.lastSeq))} }
+
+// complete reports whether the answer brings the conversation's last message, or the client has it.
+func (l *lack) complete() bool { return l.from+l.take >= l.lastSeq }
+
+// Sync implements storage.Messages. All of the answer is as of its first statement: that says how
+// far each conversation goes, and what is stored up to there does not change. Conversations without
+// news cost one row each, of that statement.
+func (s *Store) Sync(ctx context.Context, app, account string, q storage.SyncQuery) (storage.News, error) {
 	db := s.reader.WithContext(ctx)
-	all, err := s.memberships(db, app, account, "0", "c.last_seq > m.joined_seq")
+	where, args := talkedIn, []any(nil)
+	if len(q.Scope.Only) > 0 {
+		where += " AND m.conversation_id % ? IN (" + marks(len(q.Scope.Only)) + ")"
+		args = append(args, q.Scope.Buckets)
+		for _, b := range q.Scope.Only {
+			args = append(args, b)
+		}
+	}
+	all, err := s.positions(db, app, account, "0, m.read_seq", where, args...)
 	if err != nil {
-		return nil, false, fmt.Errorf("sync: %w", err)
+		return storage.News{}, fmt.Errorf("sync: %w", err)
 	}
-	var news []membership
-	var spans []span // beside news
+	lacks, gone := compare(all, q)
+	news := storage.News{Gone: gone, More: share(lacks, int64(q.Limit))}
+	lacks = slices.DeleteFunc(lacks, func(l lack) bool { return l.take == 0 })
+	slices.SortFunc(lacks, func(a, b lack) int {
+		return cmp.Or(cmp.Compare(b.lastID, a.lastID), cmp.Compare(b.conversation, a.conversation))
+	})
+	if news.Deltas, err = s.deltas(db, account, lacks); err != nil {
+		return storage.News{}, fmt.Errorf("sync: %w", err)
+	}
+	return news, nil
+}
+
+// compare returns what the client lacks, and which conversations it has that the account has not.
+func compare(all []membership, q storage.SyncQuery) (lacks []lack, gone []int64) {
+	known := 0
 	for _, m := range all {
-		if from := max(cursors[m.conversation], m.joinedSeq); from < m.lastSeq {
-			news = append(news, m)
-			spans = append(spans, span{m.conversation, from, m.lastSeq})
+		has, ok := q.Cursors[m.conversation]
+		if ok {
+			known++
+		}
+		if !ok || has.Seq != m.lastSeq || has.ReadSeq >= 0 && has.ReadSeq != m.readSeq {
+			lacks = append(lacks, lack{membership: m, from: max(has.Seq, m.joinedSeq)})
 		}
 	}
-	more := share(spans, int64(limit))
-	deltas := make([]storage.Delta, 0, len(news))
-	place := make(map[int64]int, len(news)) // in deltas
-	wanted := spans[:0]
-	slices.SortFunc(news, func(a, b membership) int { return cmp.Compare(b.lastID, a.lastID) })
-	for _, sp := range spans {
-		if sp.to > sp.from {
+	if known == len(q.Cursors) {
+		return lacks, nil
+	}
+	belongs := make(map[int64]bool, len(all))
+	for _, m := range all {
+		belongs[m.conversation] = true
+	}
+	for id := range q.Cursors {
+		if !belongs[id] && q.Scope.Has(id) {
+			gone = append(gone, id)
+		}
+	}
+	slices.Sort(gone)
+	return lacks, gone
+}
+
+// share divides the limit among the lacks, to each as much as to the others unless it needs no
+// more, and reports whether that was not enough.
+func share(lacks []lack, limit int64) (cut bool) {
+	bySize := make([]*lack, len(lacks))
+	for i := range lacks {
+		bySize[i] = &lacks[i]
+	}
+	slices.SortFunc(bySize, func(a, b *lack) int { return cmp.Compare(a.size(), b.size()) })
+	left := max(limit, 0)
+	for i, l := range bySize {
+		// Rounded up, so that a limit below the number of conversations still serves some.
+		others := int64(len(bySize) - i)
+		l.take = min(l.size(), (left+others-1)/others)
+		cut = cut || l.take < l.size()
+		left -= l.take
+	}
+	return cut
+}
+
+// deltas reads what is to be answered.
+func (s *Store) deltas(db *gorm.DB, account string, lacks []lack) ([]storage.Delta, error) {
+	if len(lacks) == 0 {
+		return nil, nil
+	}
+	out := make([]storage.Delta, len(lacks))
+	place := make(map[int64]int, len(lacks))
+	var wanted []span
+	for i := range lacks {
+		l := &lacks[i]
+		out[i] = l.delta(account)
+		place[l.conversation] = i
+		if sp := l.span(); sp.to > sp.from {
 			wanted = append(wanted, sp)
-			place[sp.conversation] = 0
 		}
 	}
-	for _, m := range news {
-		if _, ok := place[m.conversation]; ok {
-			place[m.conversation] = len(deltas)
-			deltas = append(deltas, m.delta(account))
-		}
-	}
-	err = s.spans(db, wanted, func(m storage.Message) {
-		d := &deltas[place[m.Conversation]]
+	err := s.spans(db, wanted, func(m storage.Message) {
+		d := &out[place[m.Conversation]]
 		d.Messages = append(d.Messages, m)
 	})
 	if err != nil {
-		return nil, false, fmt.Errorf("sync: %w", err)
+		return nil, err
 	}
-	return deltas, more, nil
+	return out, s.countUnread(db, account, lacks, out)
 }
 
-// share cuts the spans so that they have limit messages together, each as many as the others
-// unless it has no more, and reports whether it had to.
-func share(spans []span, limit int64) (cut bool) {
-	bySize := make([]*span, len(spans))
-	for i := range spans {
-		bySize[i] = &spans[i]
-	}
-	slices.SortFunc(bySize, func(a, b *span) int { return cmp.Compare(a.to-a.from, b.to-b.from) })
-	left := max(limit, 0)
-	for i, sp := range bySize {
-		// Rounded up, so that a limit below the number of conversations still serves some.
-		others := int64(len(bySize) - i)
-		part := (left + others - 1) / others
-		if sp.to-sp.from > part {
-			sp.to, cut = sp.from+part, true
+// countUnread sets Unread of the deltas that are complete: it counts among their messages, and asks
+// for what is unread of those that the client has.
+func (s *Store) countUnread(db *gorm.DB, account string, lacks []lack, deltas []storage.Delta) error {
+	var asked []span
+	var place []int // in deltas, beside asked
+	for i := range lacks {
+		l, d := &lacks[i], &deltas[i]
+		if !l.complete() {
+			continue
 		}
-		left -= sp.to - sp.from
+		from := max(l.readSeq, l.joinedSeq)
+		for _, m := range d.Messages {
+			if m.Seq > from && m.Sender != account {
+				d.Unread++
+			}
+		}
+		if to := min(l.from, l.lastSeq); to > from {
+			asked = append(asked, span{l.conversation, from, to})
+			place = append(place, i)
+		}
 	}
-	return cut
+	counts, err := s.others(db, account, asked)
+	for i, n := range counts {
+		deltas[place[i]].Unread += n
+	}
+	return err
 }
 
 // History implements storage.Messages.
@@ -219,11 +318,11 @@ func (s *Store) membership(db *gorm.DB, app, account string, r storage.Range) (*
 		where, args = "c.app = ? AND c.kind = ? AND c.ckey = ?", []any{[]byte(app), r.Kind, []byte(key)}
 	}
 	var m *membership
-	var joined stdsql.NullInt64
+	var joined, read stdsql.NullInt64
 	err := s.query(db, func(rows *stdsql.Rows) error {
 		m = new(membership)
-		return rows.Scan(&m.conversation, &m.kind, &m.key, &m.lastSeq, &m.lastID, &joined)
-	}, "SELECT c.id, c.kind, c.ckey, c.last_seq, c.last_message_id, m.joined_seq FROM conversations c"+
+		return rows.Scan(&m.conversation, &m.kind, &m.key, &m.lastSeq, &m.lastID, &joined, &read)
+	}, "SELECT c.id, c.kind, c.ckey, c.last_seq, c.last_message_id, m.joined_seq, m.read_seq FROM conversations c"+
 		" LEFT JOIN members m ON m.conversation_id = c.id AND m.account = ? WHERE "+where, append([]any{[]byte(account)}, args...)...)
 	switch {
 	case err != nil:
@@ -235,7 +334,7 @@ func (s *Store) membership(db *gorm.DB, app, account string, r storage.Range) (*
 	case m.kind == storage.KindUser && m.lastSeq == 0 && r.Conversation == 0:
 		return nil, nil
 	}
-	m.joinedSeq = joined.Int64
+	m.joinedSeq, m.readSeq = joined.Int64, read.Int64
 	return m, nil
 }
 

@@ -51,6 +51,13 @@ func Messages(t *testing.T, setup func(t *testing.T) MessagesFactory) {
 		"Content":                testContent,
 		"Sync":                   testSync,
 		"SyncIsFair":             testSyncFair,
+		"SyncEmptyGroups":        testSyncEmptyGroups,
+		"SyncCursorsElsewhere":   testSyncCursorsElsewhere,
+		"SyncReads":              testSyncReads,
+		"SyncScope":              testSyncScope,
+		"Stale":                  testStale,
+		"Read":                   testRead,
+		"ReadRace":               testReadRace,
 		"Index":                  testIndex,
 		"IndexPages":             testIndexPages,
 		"IndexMerges":            testIndexMerges,
@@ -500,9 +507,9 @@ func testTenants(t *testing.T, open MessagesFactory) {
 	entries, err := s.Index(ctx, "other", "bob", 0, 9)
 	require.NoError(t, err)
 	require.Len(t, entries, 1)
-	deltas, _, err := s.Sync(ctx, "other", "bob", nil, 9)
+	news, err := s.Sync(ctx, "other", "bob", storage.SyncQuery{Limit: 9})
 	require.NoError(t, err)
-	require.Len(t, deltas, 1)
+	require.Len(t, news.Deltas, 1)
 	_, err = s.Group(ctx, "other", id, "alice")
 	require.ErrorIs(t, err, storage.ErrNoConversation)
 	_, err = s.Join(ctx, "other", id, "mallory", 0)
@@ -679,12 +686,10 @@ func testJoinedSeq(t *testing.T, open MessagesFactory) {
 	require.NoError(t, err)
 	after := put(t, s, groupDraft("carol", id, "3"), groupDraft("alice", id, "4"))
 
-	deltas, more, err := s.Sync(ctx, "app", "carol", map[int64]int64{conversation: 0}, 10)
-	require.NoError(t, err)
-	require.False(t, more)
-	require.Equal(t, []storage.Delta{{
-		Conversation: conversation, Kind: storage.KindGroup, LastSeq: 4, JoinedSeq: 2, Messages: all(after),
-	}}, deltas)
+	news := lacks(t, s, "carol", map[int64]int64{conversation: 0}, 10)
+	require.Equal(t, storage.News{Deltas: []storage.Delta{{
+		Conversation: conversation, Kind: storage.KindGroup, LastSeq: 4, JoinedSeq: 2, ReadSeq: 2, Unread: 1, Messages: all(after),
+	}}}, news)
 	require.Equal(t, all(after), history(t, s, "carol", storage.Range{Kind: storage.KindGroup, Dest: id, Limit: 10}).Messages)
 	require.Empty(t, history(t, s, "carol", storage.Range{Conversation: conversation, BeforeSeq: 3, Limit: 10}).Messages)
 	require.Equal(t, draftIDs(after), indexIDs(t, s, "carol", 0, 10))
@@ -696,9 +701,7 @@ func testJoinedSeq(t *testing.T, open MessagesFactory) {
 
 	_, err = s.Quit(ctx, "app", id, "carol")
 	require.NoError(t, err)
-	deltas, _, err = s.Sync(ctx, "app", "carol", nil, 10)
-	require.NoError(t, err)
-	require.Empty(t, deltas)
+	require.Equal(t, storage.News{Gone: []int64{conversation}}, lacks(t, s, "carol", map[int64]int64{conversation: 4}, 10))
 	require.Empty(t, indexIDs(t, s, "carol", 0, 10))
 	_, err = s.History(ctx, "app", "carol", storage.Range{Conversation: conversation, Limit: 10})
 	require.ErrorIs(t, err, storage.ErrNotMember)
@@ -776,88 +779,6 @@ func testContent(t *testing.T, open MessagesFactory) {
 	content, err = s.Content(ctx, "app", "bob", nil)
 	require.NoError(t, err)
 	require.Empty(t, content)
-}
-
-func testSync(t *testing.T, open MessagesFactory) {
-	s := open(t, nodeIDs(t, 1))
-	ctx := t.Context()
-	bob, carol := talk(t, s, "alice", "bob", 4), talk(t, s, "carol", "alice", 3)
-	id := group(t, s, "alice", "bob")
-	said := put(t, s, groupDraft("bob", id, "in the group"))
-
-	deltas, more, err := s.Sync(ctx, "app", "alice", nil, 100)
-	require.NoError(t, err)
-	require.False(t, more)
-	require.Equal(t, []storage.Delta{
-		{Conversation: said[0].Conversation, Kind: storage.KindGroup, LastSeq: 1, Messages: all(said)},
-		{Conversation: carol[0].Conversation, Kind: storage.KindUser, Peer: "carol", LastSeq: 3, Messages: all(carol)},
-		{Conversation: bob[0].Conversation, Kind: storage.KindUser, Peer: "bob", LastSeq: 4, Messages: all(bob)},
-	}, deltas, "the most recent conversation first")
-
-	cursors := map[int64]int64{bob[0].Conversation: 2, carol[0].Conversation: 3, said[0].Conversation: 9999, 12345: 1}
-	deltas, more, err = s.Sync(ctx, "app", "alice", cursors, 100)
-	require.NoError(t, err)
-	require.False(t, more)
-	require.Len(t, deltas, 1)
-	require.Equal(t, all(bob[2:]), deltas[0].Messages)
-
-	// Another's conversation in the cursors gives nothing.
-	deltas, _, err = s.Sync(ctx, "app", "mallory", cursors, 100)
-	require.NoError(t, err)
-	require.Empty(t, deltas)
-}
-
-// syncAll syncs in pages as a client does.
-func syncAll(t testing.TB, s MessageStore, account string, limit int) (messages map[int64][]storage.Message, pages int) {
-	t.Helper()
-	messages = make(map[int64][]storage.Message)
-	cursors := make(map[int64]int64)
-	for more := true; more; pages++ {
-		var deltas []storage.Delta
-		var err error
-		deltas, more, err = s.Sync(t.Context(), "app", account, cursors, limit)
-		require.NoError(t, err)
-		n := 0
-		for _, d := range deltas {
-			require.NotEmpty(t, d.Messages)
-			for _, m := range d.Messages {
-				require.Equal(t, max(cursors[d.Conversation], d.JoinedSeq)+1, m.Seq, "gapless from the cursor")
-				cursors[d.Conversation] = m.Seq
-			}
-			n += len(d.Messages)
-			messages[d.Conversation] = append(messages[d.Conversation], d.Messages...)
-		}
-		require.LessOrEqual(t, n, limit)
-		if more {
-			require.Equal(t, limit, n, "a page is full while there is more")
-		}
-	}
-	return messages, pages
-}
-
-func testSyncFair(t *testing.T, open MessagesFactory) {
-	s := open(t, nodeIDs(t, 1))
-	busy := talk(t, s, "busy", "alice", 5_000)
-	for i := range 30 {
-		talk(t, s, fmt.Sprint("quiet", i), "alice", 3)
-	}
-	deltas, more, err := s.Sync(t.Context(), "app", "alice", nil, 200)
-	require.NoError(t, err)
-	require.True(t, more)
-	require.Len(t, deltas, 31, "the busy conversation does not starve the others")
-	for _, d := range deltas {
-		if d.Conversation == busy[0].Conversation {
-			require.Len(t, d.Messages, 110)
-		} else {
-			require.Len(t, d.Messages, 3)
-		}
-	}
-	messages, _ := syncAll(t, s, "alice", 500)
-	require.Equal(t, all(busy), messages[busy[0].Conversation])
-	require.Len(t, messages, 31)
-	messages, pages := syncAll(t, s, "alice", 7) // fewer than conversations
-	require.Len(t, messages, 31)
-	require.Equal(t, (5_000+90+6)/7, pages)
 }
 
 func testIndex(t *testing.T, open MessagesFactory) {
