@@ -63,7 +63,7 @@ var mayImport = map[string][]string{
 	"verify/internal/oracle": {},
 	"verify/oldclient":       {},
 
-	"boot":   {"..."},
+	"boot": {"..."},
 
 	"cmd/...":  {"..."},
 	"deploy":   {},
