@@ -117,7 +117,8 @@ func testTalk(t *testing.T, url string, who func(string) string) {
 		body := strings.Repeat("é", i*100)
 		sent := must[oldclient.Sent](t)(alice.TalkAs(who("bob"), int32(i%5+1), body, "extra"))
 		m := must[oldclient.Message](t)(bob.ReadMessage())
-		want := oldclient.Message{ID: sent.MessageID, Type: int32(i%5 + 1), Body: body, Extra: "extra", Sender: who("alice"), SendTime: sent.SendTime}
+		want := oldclient.Message{ID: sent.MessageID, Type: int32(i%5 + 1), Body: body, Extra: "extra", Sender: who("alice"), SendTime: sent.SendTime,
+			Seq: sent.Seq, Conversation: sent.Conversation}
 		if m != want {
 			t.Fatalf("got %+v, want %+v", m, want)
 		}
@@ -254,4 +255,41 @@ func refused(t *testing.T, low, high int) func(_ any, err error) {
 			t.Errorf("got %v, want a status of %d to %d", err, low, high)
 		}
 	}
+}
+
+// The extensions that a client needs to keep a cursor for each conversation, and no more.
+func TestExtensions(t *testing.T) {
+	s := standalone(t)
+	url := s.Gateway.WS
+	alice := login(t, url, "alice")
+	bob, err := oldclient.Dial(url)
+	check(t, err)
+	defer bob.Close() //nolint:errcheck // done with it
+	check(t, bob.LoginAs(issue(t, "bob"), oldclient.Device{Name: "phone", Features: []string{oldclient.FeatureSync}, Instance: "one", Attempt: 1}))
+	first := must[oldclient.Sent](t)(alice.TalkOnce("bob", "hello", "id-1"))
+	if again := must[oldclient.Sent](t)(alice.TalkOnce("bob", "hello", "id-1")); again != first {
+		t.Errorf("answered with %+v and %+v", first, again)
+	}
+	if m := must[oldclient.Message](t)(bob.ReadMessage()); m.Seq != 1 || m.ClientID != "id-1" || m.Conversation != first.Conversation {
+		t.Errorf("got %+v", m)
+	}
+	must[oldclient.Sent](t)(alice.TalkOnce("bob", "are you there?", "id-2"))
+	page := must[oldclient.SyncPage](t)(bob.Sync(map[string]int64{first.Conversation: 1}, 0))
+	if len(page.Conversations) != 1 || page.More {
+		t.Fatalf("got %+v", page)
+	}
+	if d := page.Conversations[0]; d.Conversation != first.Conversation || d.LastSeq != 2 || len(d.Messages) != 1 || d.Messages[0].Body != "are you there?" {
+		t.Errorf("got %+v", d)
+	}
+	history := must[oldclient.HistoryPage](t)(bob.History(first.Conversation, 0, 1))
+	if history.LastSeq != 2 || len(history.Messages) != 1 || history.Messages[0].ClientID != "id-2" {
+		t.Errorf("got %+v", history)
+	}
+	if p, ok, err := bob.Poll(10 * time.Second); err != nil || !ok || p.Message == nil {
+		t.Errorf("polled %+v, %v, %v", p, ok, err)
+	}
+	if p, ok, err := alice.Poll(time.Millisecond); ok || err != nil {
+		t.Errorf("polled %+v, %v", p, err)
+	}
+	check(t, alice.Ping())
 }

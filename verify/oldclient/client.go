@@ -3,6 +3,7 @@ package oldclient
 import (
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"time"
 )
@@ -16,6 +17,8 @@ type Client struct {
 
 	conn     *conn
 	sequence uint32
+	// features are those that were announced: their pushes are known.
+	features []string
 	// pushes are those that came while an answer was waited for.
 	pushes []Push
 }
@@ -25,6 +28,8 @@ type StatusError struct {
 	Command string
 	Status  int
 	Message string
+	// RetryAfter is an extension: how long to wait before the same request, or 0.
+	RetryAfter time.Duration
 }
 
 // Error gives command, status and message.
@@ -32,8 +37,8 @@ func (e *StatusError) Error() string {
 	return fmt.Sprintf("%s: status %d: %s", e.Command, e.Status, e.Message)
 }
 
-// statuses are those that a server may answer.
-var statuses = []int{0, 100, 101, 103, 105, 300, 301, 404}
+// statuses are those that a server may answer; an old client takes 106 and 302 for an error of one request.
+var statuses = []int{0, 100, 101, 103, 105, 106, 300, 301, 302, 404}
 
 // Message is what a push of a talk brings.
 type Message struct {
@@ -43,9 +48,14 @@ type Message struct {
 	Extra    string
 	Sender   string
 	SendTime int64
+
+	// Extensions, which an old client passes over: for who watches it.
+	Seq          int64
+	Conversation string
+	ClientID     string
 }
 
-// Push is one push: exactly one of its pointers is set.
+// Push is one push: exactly one of its pointers is set, or Hint.
 type Push struct {
 	Command string
 	// Dest is the header's: the group of a group's message.
@@ -56,6 +66,8 @@ type Push struct {
 	// GroupCreated, GroupJoined and GroupQuit tell of a group.
 	GroupCreated           *GroupCreated
 	GroupJoined, GroupQuit *GroupMember
+	// Hint is sync.hint, to those that announced the feature sync.
+	Hint bool
 }
 
 // GroupCreated is GroupCreateNotify.
@@ -67,8 +79,12 @@ type GroupCreated struct {
 // GroupMember is GroupJoinNotify and GroupQuitNotify.
 type GroupMember struct{ GroupID, Account string }
 
-// Sent is the answer to a talk.
-type Sent struct{ MessageID, SendTime int64 }
+// Sent is the answer to a talk; Seq and Conversation are extensions.
+type Sent struct {
+	MessageID, SendTime int64
+	Seq                 int64
+	Conversation        string
+}
 
 // Index is a line of the offline index.
 type Index struct {
@@ -77,6 +93,10 @@ type Index struct {
 	SendTime  int64
 	AccountB  string
 	Group     string
+
+	// Extensions.
+	Seq          int64
+	Conversation string
 }
 
 // Content is the content of a message.
@@ -100,7 +120,7 @@ type Member struct {
 	JoinTime               int64
 }
 
-// Dial connects to ws://host:port or tcp://host:port.
+// Dial connects to ws:// or wss://host:port, or to tcp:// or tls://host:port.
 func Dial(url string) (*Client, error) {
 	const timeout = 10 * time.Second
 	c, err := dial(url, timeout)
@@ -114,12 +134,17 @@ func Dial(url string) (*Client, error) {
 func (c *Client) Close() error { return c.conn.Close() }
 
 // Login signs in. It must be the first call, and the answer the first frame.
-func (c *Client) Login(token string) error {
+func (c *Client) Login(token string) error { return c.LoginAs(token, Device{}) }
+
+// LoginAs is Login with the extensions of a login.
+func (c *Client) LoginAs(token string, d Device) error {
 	var body message
 	body.string(1, token)
 	body.string(2, "isp")
 	body.string(3, "zone")
 	body.strings(4, []string{"tag"})
+	d.append(&body)
+	c.features = d.Features
 	first := c.sequence == 0
 	err := c.call("login.signin", "", body, schema{1: stringInto(&c.ChannelID), 2: stringInto(&c.Account)})
 	switch {
@@ -152,25 +177,26 @@ func (c *Client) SignOut() error {
 
 // Talk sends a text to an account.
 func (c *Client) Talk(account, body string) (Sent, error) {
-	return c.talk("chat.user.talk", account, 1, body, "")
+	return c.talk("chat.user.talk", account, 1, body, "", "")
 }
 
 // GroupTalk sends a text to a group.
 func (c *Client) GroupTalk(group, body string) (Sent, error) {
-	return c.talk("chat.group.talk", group, 1, body, "")
+	return c.talk("chat.group.talk", group, 1, body, "", "")
 }
 
 // TalkAs sends a message of any type, with an extra, to an account.
 func (c *Client) TalkAs(account string, typ int32, body, extra string) (Sent, error) {
-	return c.talk("chat.user.talk", account, typ, body, extra)
+	return c.talk("chat.user.talk", account, typ, body, extra, "")
 }
 
-func (c *Client) talk(command, dest string, typ int32, body, extra string) (s Sent, err error) {
+func (c *Client) talk(command, dest string, typ int32, body, extra, clientID string) (s Sent, err error) {
 	var m message
 	m.int(1, int64(typ))
 	m.string(2, body)
 	m.string(3, extra)
-	err = c.call(command, dest, m, schema{1: intInto(&s.MessageID), 2: intInto(&s.SendTime)})
+	m.string(fieldClientID, clientID)
+	err = c.call(command, dest, m, schema{1: intInto(&s.MessageID), 2: intInto(&s.SendTime), 16: intInto(&s.Seq), 17: stringInto(&s.Conversation)})
 	if err == nil && (s.MessageID == 0 || s.SendTime == 0) {
 		err = fmt.Errorf("%s: answered with %+v", command, s)
 	}
@@ -196,7 +222,30 @@ func (c *Client) ReadPush() (Push, error) {
 	if p.flag != flagPush {
 		return Push{}, fmt.Errorf("out of turn: %s with flag %d and sequence %d", p.command, p.flag, p.sequence)
 	}
-	return parsePush(p)
+	return c.parsePush(p)
+}
+
+// Poll returns the next push, or false if none begins to come within this time.
+func (c *Client) Poll(wait time.Duration) (p Push, ok bool, err error) {
+	if len(c.pushes) == 0 {
+		if err := c.conn.SetReadDeadline(time.Now().Add(wait)); err != nil {
+			return Push{}, false, err
+		}
+		// Peek takes nothing: a frame that begins later is still whole.
+		if _, err := c.conn.in.Peek(1); errors.Is(err, os.ErrDeadlineExceeded) {
+			return Push{}, false, nil
+		}
+	}
+	p, err = c.ReadPush()
+	return p, err == nil, err
+}
+
+// Pending returns the pushes that came while answers were waited for, and forgets them. They are
+// there even after the connection has ended.
+func (c *Client) Pending() []Push {
+	list := c.pushes
+	c.pushes = nil
+	return list
 }
 
 // ReadMessage is ReadPush where nothing but a message may come.
@@ -228,7 +277,7 @@ func (c *Client) OfflineIndex(after int64) ([]Index, error) {
 		defer func() { page = append(page, i) }()
 		return schema{
 			1: intInto(&i.MessageID), 2: intInto(&i.Direction), 3: intInto(&i.SendTime),
-			4: stringInto(&i.AccountB), 5: stringInto(&i.Group),
+			4: stringInto(&i.AccountB), 5: stringInto(&i.Group), 16: intInto(&i.Seq), 17: stringInto(&i.Conversation),
 		}.decode(b, false)
 	}}})
 	return page, err
@@ -408,12 +457,14 @@ func response(p, request *packet) ([]byte, error) {
 		return p.body, nil
 	}
 	refused := &StatusError{Command: p.command, Status: p.status}
-	if err := (schema{1: stringInto(&refused.Message)}).decode(p.body, false); err != nil {
+	var millis int64
+	if err := (schema{1: stringInto(&refused.Message), 16: intInto(&millis)}).decode(p.body, false); err != nil {
 		return nil, fmt.Errorf("%s: ErrorResp: %w", p.command, err)
 	}
 	if refused.Message == "" {
 		return nil, fmt.Errorf("%s: status %d without a message", p.command, p.status)
 	}
+	refused.RetryAfter = time.Duration(millis) * time.Millisecond
 	return nil, refused
 }
 
@@ -425,15 +476,15 @@ func (c *Client) keepPush(payload []byte) error {
 	if p.flag != flagPush {
 		return fmt.Errorf("out of turn: %s with flag %d", p.command, p.flag)
 	}
-	push, err := parsePush(p)
+	push, err := c.parsePush(p)
 	if err == nil {
 		c.pushes = append(c.pushes, push)
 	}
 	return err
 }
 
-// parsePush knows the pushes of the fixed protocol and no others.
-func parsePush(p *packet) (Push, error) {
+// parsePush knows the pushes of the fixed protocol and of what was announced, and no others.
+func (c *Client) parsePush(p *packet) (Push, error) {
 	push := Push{Command: p.command, Dest: p.dest}
 	var fields schema
 	switch p.command {
@@ -445,6 +496,7 @@ func parsePush(p *packet) (Push, error) {
 		push.Message = m
 		fields = schema{
 			1: intInto(&m.ID), 2: intInto(&m.Type), 3: stringInto(&m.Body), 4: stringInto(&m.Extra), 5: stringInto(&m.Sender), 6: intInto(&m.SendTime),
+			16: intInto(&m.Seq), 17: stringInto(&m.Conversation), fieldPushClientID: stringInto(&m.ClientID),
 		}
 	case "chat.group.create":
 		push.GroupCreated = &GroupCreated{}
@@ -455,6 +507,11 @@ func parsePush(p *packet) (Push, error) {
 	case "chat.group.quit":
 		push.GroupQuit = &GroupMember{}
 		fields = schema{1: stringInto(&push.GroupQuit.GroupID), 2: stringInto(&push.GroupQuit.Account)}
+	case "sync.hint":
+		if !slices.Contains(c.features, FeatureSync) {
+			return Push{}, errors.New("push of sync.hint, which was not announced")
+		}
+		push.Hint = true
 	default:
 		return Push{}, fmt.Errorf("push of unknown command %q", p.command)
 	}

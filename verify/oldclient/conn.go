@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"crypto/rand"
 	"crypto/sha1" //nolint:gosec // RFC 6455 wants it
+	"crypto/tls"
 	"encoding/base64"
 	"encoding/binary"
 	"errors"
@@ -48,20 +49,26 @@ type conn struct {
 	websocket bool
 }
 
-// dial connects to ws://host:port[/path] or tcp://host:port.
+// dial connects to ws:// or wss://host:port[/path], or to tcp:// or tls://host:port.
 func dial(address string, timeout time.Duration) (*conn, error) {
 	u, err := url.Parse(address)
 	if err != nil {
 		return nil, err
 	}
-	if u.Scheme != "ws" && u.Scheme != "tcp" {
-		return nil, fmt.Errorf("%s: want ws or tcp", address)
+	var raw net.Conn
+	dialer := &net.Dialer{Timeout: timeout}
+	switch u.Scheme {
+	case "ws", "tcp":
+		raw, err = dialer.Dial("tcp", u.Host)
+	case "wss", "tls":
+		raw, err = tls.DialWithDialer(dialer, "tcp", u.Host, &tls.Config{MinVersion: tls.VersionTLS12})
+	default:
+		return nil, fmt.Errorf("%s: want ws, wss, tcp or tls", address)
 	}
-	raw, err := net.DialTimeout("tcp", u.Host, timeout)
 	if err != nil {
 		return nil, err
 	}
-	c := &conn{Conn: raw, in: bufio.NewReader(raw), websocket: u.Scheme == "ws"}
+	c := &conn{Conn: raw, in: bufio.NewReader(raw), websocket: strings.HasPrefix(u.Scheme, "ws")}
 	if !c.websocket {
 		return c, nil
 	}

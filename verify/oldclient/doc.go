@@ -6,5 +6,8 @@
 // or status that the fixed protocol does not have is an error, as is an answer to no request.
 // Only fields from number 16 on are passed over, in bodies: those are where the protocol grows.
 //
+// The extensions are those of the smallest client that keeps a cursor for each conversation
+// (LoginAs, TalkOnce, Sync, History); who does not call them is an old client.
+//
 // A Client belongs to one goroutine.
 package oldclient
