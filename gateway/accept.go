@@ -187,7 +187,14 @@ func (g *Gateway) Connect(ch im.Channel) error {
 		return &im.CloseError{Reason: refusalReason(err), Err: err}
 	}
 	g.metrics.logins.WithLabelValues("accepted").Inc()
-	return s.begin(pkt)
+	s.hinted.Store(g.hints.last()) // it syncs after its login
+	if err := s.begin(pkt); err != nil {
+		return err
+	}
+	if g.isDraining() {
+		g.turnAway(s)
+	}
+	return nil
 }
 
 // forwardLogin asks logic nodes, another one whenever a link breaks, until the login's deadline. A

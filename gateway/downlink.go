@@ -49,7 +49,7 @@ func (g *Gateway) deliverResponse(l *container.Link, p *wire.LogicPkt) {
 func (g *Gateway) deliverPush(p *wire.LogicPkt) {
 	channels := p.Channels
 	if p.Command == wire.CmdSyncHint && len(channels) == 0 {
-		g.hints.want() // the node could not tell for whom its pushes were
+		g.hints.want(causeLogic) // the node could not tell for whom its pushes were
 		return
 	}
 	p.Link, p.ChannelID = wire.Link{}, ""
@@ -66,8 +66,7 @@ func (g *Gateway) deliverPush(p *wire.LogicPkt) {
 			hint(s)
 			continue
 		case wire.CmdSignIn: // KickoutNotify
-			g.count(s.push(payload))
-			ch.Close(im.ReasonDisplaced)
+			g.count(s.displace(payload))
 			continue
 		}
 		g.count(s.push(payload))

@@ -2,6 +2,8 @@ package gateway
 
 import (
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	"google.golang.org/protobuf/proto"
@@ -37,6 +39,67 @@ func TestKick(t *testing.T) {
 	require.Equal(t, wire.Header{Command: wire.CmdSignIn, Flag: wire.FlagPush}, p.Header)
 	c.ended(im.ReasonDisplaced)
 	n.await(t, wire.CmdSessionEnd, 1)
+}
+
+// A session that was displaced, as one is that has moved to another gateway, has what it asked answered
+// and no error in between; what it asks from then on is not forwarded. It was cut off before.
+func TestKickAnswersOpenRequestsFirst(t *testing.T) {
+	f, n := startPair(t, nil)
+	asked := make(chan func(), 1)
+	n.on(wire.CmdUserTalk, func(_ *logic, a im.Agent, p *wire.LogicPkt) {
+		asked <- func() { respond(a, p, wire.StatusSuccess, nil) }
+	})
+	c := f.login("alice")
+	c.send(wire.Header{Command: wire.CmdUserTalk, Sequence: 1, Dest: "bob"}, nil)
+	answer := <-asked
+	n.push(t, wire.CmdSignIn, &pb.KickoutNotify{ChannelId: c.channel}, c.channel)
+	require.Equal(t, wire.CmdSignIn, c.read().Command)
+	c.send(wire.Header{Command: wire.CmdUserTalk, Sequence: 2, Dest: "bob"}, nil)
+	c.send(wire.Header{Command: wire.CmdSignOut, Sequence: 3}, nil)
+	answer()
+	c.answered(wire.CmdUserTalk, 1, wire.StatusSuccess)
+	c.ended(im.ReasonDisplaced)
+	require.Len(t, n.got(wire.CmdUserTalk), 1)
+}
+
+// A channel that leaves and whose request is never answered goes all the same: a displaced session
+// must not live on.
+func TestLeaveIsBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ch := newFakeChannel("c")
+		s := &session{ch: ch, online: true}
+		s.open.Store(1)
+		require.NoError(t, s.displace([]byte("kickout")))
+		time.Sleep(leaveWait - 1)
+		require.Equal(t, im.ReasonNone, ch.reason())
+		time.Sleep(1)
+		synctest.Wait()
+		require.Equal(t, im.ReasonDisplaced, ch.reason())
+	})
+}
+
+// Which reason a client is told that was given several.
+func TestReasonToLeave(t *testing.T) {
+	for _, test := range []struct {
+		reasons []im.Reason
+		want    im.Reason
+	}{
+		{[]im.Reason{im.ReasonGoingAway, im.ReasonSyncNeeded}, im.ReasonGoingAway},
+		{[]im.Reason{im.ReasonSignedOut, im.ReasonGoingAway}, im.ReasonSignedOut},
+		// One that is told to come back would displace the one that has displaced it.
+		{[]im.Reason{im.ReasonGoingAway, im.ReasonDisplaced}, im.ReasonDisplaced},
+		{[]im.Reason{im.ReasonDisplaced, im.ReasonGoingAway}, im.ReasonDisplaced},
+	} {
+		ch := newFakeChannel("c")
+		s := &session{ch: ch, online: true}
+		s.open.Store(1)
+		for _, r := range test.reasons {
+			s.leave(r)
+		}
+		require.Equal(t, im.ReasonNone, ch.reason())
+		s.answered()
+		require.Equal(t, test.want, ch.reason())
+	}
 }
 
 // A client that is on line is hinted, or closed if it understands no hints; one that is logging in
@@ -82,9 +145,8 @@ func TestHintsOfABrokenLink(t *testing.T) {
 	registry := memory.NewRegistry()
 	n := startLogic(t, registry, "logic-1")
 	f := start(t, registry, nil).ready()
-	c, old := f.login("alice", "sync"), f.login("bob")
+	c := f.login("alice", "sync")
 	n.hub.Push(gatewayID, []byte("garbage")) //nolint:errcheck // breaks the link
-	old.ended(im.ReasonSyncNeeded)
 	require.Equal(t, wire.CmdSyncHint, c.read().Command)
 	restored := n.await(t, wire.CmdSessionRestore, 1)[0]
 	require.Equal(t, wire.CmdSyncHint, c.read().Command)
@@ -95,6 +157,16 @@ func TestHintsOfABrokenLink(t *testing.T) {
 	require.Len(t, req.Sessions, 1)
 	require.Equal(t, c.channel, req.Sessions[0].Channel)
 	require.EqualValues(t, 4711, req.Sessions[0].LoginAt)
+}
+
+// An old client is closed when the link is back, not before: it would have been closed twice.
+func TestABrokenLinkClosesOldClientsOnce(t *testing.T) {
+	f, n := startPair(t, nil)
+	c := f.login("alice")
+	n.hub.Push(gatewayID, []byte("garbage")) //nolint:errcheck // breaks the link
+	c.ended(im.ReasonSyncNeeded)
+	require.Zero(t, f.counter("hinted_total", "link_down"))
+	poll(t, "the count", func() bool { return f.counter("hinted_total", "link_up") == 1 })
 }
 
 // A response that was not asked for, or whose client has gone, harms nobody.

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"google.golang.org/protobuf/proto"
 
 	im "github.com/hermod-im/hermod"
 	"github.com/hermod-im/hermod/naming"
@@ -77,23 +78,122 @@ func TestDrainAnswersWhatALinkLost(t *testing.T) {
 	require.NoError(t, <-ended)
 }
 
-// A login that is under way is answered too.
+// A login that is under way is answered too, and its client told to go.
 func TestDrainAnswersLogins(t *testing.T) {
 	f, n := startPair(t, nil)
-	asked := make(chan func(), 1)
+	asked := make(chan func(), 2)
 	n.on(wire.CmdSignIn, func(n *logic, a im.Agent, p *wire.LogicPkt) {
 		asked <- func() { signInHandler(n, a, p) }
 	})
-	c := f.dial()
-	c.sendLogin(&pb.LoginReq{Token: tokenOf("alice")})
-	answer := <-asked
-	c.channel = n.got(wire.CmdSignIn)[0].ChannelID
+	old, moves := f.dial(), f.dial()
+	old.sendLogin(&pb.LoginReq{Token: tokenOf("alice")})
+	moves.sendLogin(&pb.LoginReq{Token: tokenOf("bob"), Features: []string{"goaway"}})
+	answers := []func(){<-asked, <-asked}
 	ended := f.stopping()
+	for _, answer := range answers {
+		answer()
+	}
+	old.answered(wire.CmdSignIn, 1, wire.StatusSuccess)
+	old.ended(im.ReasonGoingAway)
+	moves.answered(wire.CmdSignIn, 1, wire.StatusSuccess)
+	require.Zero(t, moves.goneAway())
+	moves.conn.Close()
+	require.NoError(t, <-ended)
+}
+
+// goneAway reads gateway.goaway.
+func (c *client) goneAway() time.Duration {
+	c.t.Helper()
+	p := c.read()
+	require.Equal(c.t, wire.Header{Command: wire.CmdGoAway, Flag: wire.FlagPush}, p.Header)
+	var m pb.GoAway
+	require.NoError(c.t, proto.Unmarshal(p.Body, &m))
+	return time.Duration(m.DelayMs) * time.Millisecond
+}
+
+// A client that understands gateway.goaway is served as ever until it has moved, and nobody waits
+// once it has (I8).
+func TestGoAway(t *testing.T) {
+	f, n := startPair(t, func(c *Config) { c.Drain = time.Hour })
+	c, other := f.login("alice", "goaway"), f.login("bob", "goaway")
+	ended := f.stopping()
+	for _, c := range []*client{c, other} {
+		require.LessOrEqual(t, c.goneAway(), time.Second, "two clients need no spreading")
+		c.send(wire.Header{Command: wire.CmdUserTalk, Sequence: 1, Dest: "bob"}, nil)
+		c.answered(wire.CmdUserTalk, 1, wire.StatusSuccess)
+		n.push(t, wire.CmdUserTalk, nil, c.channel)
+		require.Equal(t, wire.FlagPush, c.read().Flag)
+	}
+	// One is displaced by its own login elsewhere, the other closes when it has logged in.
+	n.push(t, wire.CmdSignIn, &pb.KickoutNotify{ChannelId: c.channel, Reason: "reconnected"}, c.channel)
+	require.Equal(t, wire.CmdSignIn, c.read().Command)
+	c.ended(im.ReasonDisplaced)
+	other.conn.Close()
+	require.NoError(t, <-ended)
+	require.EqualValues(t, 2, f.counter("goaways_total", ""))
+	require.EqualValues(t, 2, f.counter("drained_total", "moved"))
+	require.Zero(t, f.counter("drained_total", "closed"))
+	commands := n.commands()
+	require.Equal(t, wire.CmdLeaseEnd, commands[len(commands)-1])
+}
+
+// A client that does not move in time is closed, after its answer.
+func TestGoAwayThatIsIgnored(t *testing.T) {
+	f, n := startPair(t, nil)
+	asked := make(chan func(), 1)
+	n.on(wire.CmdUserTalk, func(_ *logic, a im.Agent, p *wire.LogicPkt) {
+		asked <- func() { respond(a, p, wire.StatusSuccess, nil) }
+	})
+	c := f.login("alice", "goaway")
+	start := time.Now()
+	ended := f.stopping()
+	c.goneAway()
+	c.send(wire.Header{Command: wire.CmdUserTalk, Sequence: 1, Dest: "bob"}, nil)
+	answer := <-asked
 	f.leaving(c)
+	require.Greater(t, time.Since(start), f.cfg.Drain*moveGrace/100-10*time.Millisecond)
 	answer()
-	c.answered(wire.CmdSignIn, 1, wire.StatusSuccess)
+	c.answered(wire.CmdUserTalk, 1, wire.StatusSuccess)
 	c.ended(im.ReasonGoingAway)
 	require.NoError(t, <-ended)
+	require.Zero(t, f.counter("drained_total", "moved"))
+	require.EqualValues(t, 1, f.counter("drained_total", "closed"))
+}
+
+// A gateway that stops serves its clients with logic nodes that come meanwhile.
+func TestDrainFollowsTheLogicNodes(t *testing.T) {
+	f, n := startPair(t, func(c *Config) { c.Drain = time.Hour })
+	c := f.login("alice", "goaway", "sync")
+	ended := f.stopping()
+	c.goneAway()
+	startLogic(t, f.registry, "logic-2")
+	poll(t, "the second link", func() bool { return f.links.Usable() == 2 })
+	n.stop()
+	poll(t, "the end of the first", func() bool { return f.links.Usable() == 1 })
+	c.send(wire.Header{Command: wire.CmdUserTalk, Sequence: 1, Dest: "bob"}, nil)
+	p := c.read()
+	for p.Command == wire.CmdSyncHint {
+		p = c.read()
+	}
+	require.Equal(t, wire.StatusSuccess, p.Status)
+	c.conn.Close()
+	require.NoError(t, <-ended)
+}
+
+func TestMoveDelay(t *testing.T) {
+	for _, test := range []struct {
+		span, elapsed time.Duration
+		random        float64
+		want          time.Duration
+	}{
+		{6 * time.Second, 0, 0, 0},
+		{6 * time.Second, 0, 0.5, 3 * time.Second},
+		{6 * time.Second, time.Second, 0.5, 2 * time.Second},
+		{6 * time.Second, time.Second, 0.1, 0},
+		{0, 0, 0.9, 0},
+	} {
+		require.Equal(t, test.want, moveDelay(test.span, test.elapsed, test.random), test)
+	}
 }
 
 func TestDrainSpreadsTheClosesAndEndsInTime(t *testing.T) {
@@ -111,7 +211,7 @@ func TestDrainSpreadsTheClosesAndEndsInTime(t *testing.T) {
 	for _, c := range clients {
 		c.ended(im.ReasonGoingAway)
 	}
-	require.GreaterOrEqual(t, time.Since(start), 40*time.Millisecond, "at most 50 a tick")
+	require.GreaterOrEqual(t, time.Since(start), 100*time.Millisecond, "1,000 a second")
 	stuck.ended(im.ReasonGoingAway)
 	require.NoError(t, <-ended)
 }

@@ -1,7 +1,7 @@
 // Package gateway holds the clients' connections: it logs them in (accept.go), forwards what they
 // ask to a logic node (uplink.go), delivers what logic nodes say (downlink.go), keeps their sessions
-// alive (lease.go) and tells them to sync when a push may be lost (hint.go). It reads headers and
-// never the bodies of messages, and stores nothing.
+// alive (lease.go) tells them to sync when a push may be lost (hint.go), and to move when it stops (drain.go). It
+// reads headers and never the bodies of messages, and stores nothing.
 package gateway
 
 import (
@@ -33,7 +33,7 @@ type Config struct {
 	MaxConnections int
 	// Lease is how long sessions outlive a gateway that has crashed. Defaults to 15 s.
 	Lease time.Duration
-	// Drain is the window over which a stopping gateway closes its clients. Defaults to 10 s.
+	// Drain is the window over which a stopping gateway moves its clients elsewhere. Defaults to 10 s.
 	Drain time.Duration
 	// Rate limits the requests of one connection. The zero value does not.
 	Rate limit.Rate
@@ -148,6 +148,11 @@ func (g *Gateway) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	wg.Go(func() { g.links.Run(serving) })
 	wg.Go(func() { g.hints.run(serving) })
+	wg.Go(func() { // until the end: a logic node may come while clients move
+		if err := g.barrier.Run(serving); err != nil && serving.Err() == nil {
+			g.log.WithError(err).Error("cannot follow the registry")
+		}
+	})
 	g.leases.start(serving)
 
 	joined, leave := context.WithCancel(ctx)
@@ -155,11 +160,6 @@ func (g *Gateway) Run(ctx context.Context) error {
 	var registry sync.WaitGroup
 	registry.Go(func() { g.registration.Run(joined) })
 	registry.Go(func() { g.publishLoad(joined) })
-	registry.Go(func() {
-		if err := g.barrier.Run(joined); err != nil && joined.Err() == nil {
-			g.log.WithError(err).Error("cannot follow the registry")
-		}
-	})
 
 	failed := make(chan error, 1)
 	go func() { failed <- g.deps.Server.Start() }()
@@ -178,60 +178,6 @@ func (g *Gateway) Run(ctx context.Context) error {
 	stop()
 	wg.Wait()
 	return err
-}
-
-// drain leaves the registry, closes the clients over the drain window, ends their sessions and the lease.
-func (g *Gateway) drain() {
-	ctx, cancel := context.WithTimeout(context.Background(), g.cfg.Drain+5*time.Second)
-	defer cancel()
-	if err := g.registration.Deregister(ctx); err != nil {
-		g.log.WithError(err).Warn("cannot deregister; the registry will notice by itself")
-	}
-	g.closeClients(ctx)
-	if err := g.deps.Server.Shutdown(ctx); err != nil {
-		g.log.WithError(err).Warn("clients cut off")
-	}
-	g.leases.end()
-}
-
-// closeClients closes all channels, spread over the drain window, each after its open requests were
-// answered, so that they do not all move to the other gateways at once.
-func (g *Gateway) closeClients(ctx context.Context) {
-	channels := g.deps.Channels.All()
-	if len(channels) == 0 {
-		return
-	}
-	ticker := time.NewTicker(20 * time.Millisecond)
-	defer ticker.Stop()
-	// A few clients need no spreading: at least 50 a tick.
-	ticks := int(g.cfg.Drain * 8 / 10 / (20 * time.Millisecond))
-	batch := max(50, (len(channels)+ticks)/max(1, ticks))
-	for len(channels) > 0 {
-		n := min(batch, len(channels))
-		for _, ch := range channels[:n] {
-			sessionOf(ch).leave(im.ReasonGoingAway)
-		}
-		channels = channels[n:]
-		select {
-		case <-ticker.C:
-		case <-ctx.Done():
-			return
-		}
-	}
-	g.awaitAnswers(ctx)
-}
-
-// awaitAnswers waits, a short while, until no channel is left that had an open request.
-func (g *Gateway) awaitAnswers(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
-	defer cancel()
-	for g.connections.Load() > 0 {
-		select {
-		case <-time.After(10 * time.Millisecond):
-		case <-ctx.Done():
-			return
-		}
-	}
 }
 
 // publishLoad tells the registry the number of connections when it has changed by a tenth, for the router.
@@ -255,22 +201,22 @@ func (g *Gateway) publishLoad(ctx context.Context) {
 
 // linkUp makes up for what the peer could not say while there was no link: pushes, and kicks of
 // sessions that were displaced.
-func (g *Gateway) linkUp(_ *container.Link, missed bool) {
+func (g *Gateway) linkUp(l *container.Link, missed bool) {
 	if missed {
 		g.leases.restoreAll()
-		g.hints.want()
+		g.hints.linkBack(l.Peer())
 	}
 	g.leases.wake()
 }
 
 // linkDown answers what was open on the link, so that clients can retry at once, and hints them.
-func (g *Gateway) linkDown(_ *container.Link, open map[container.Open]int, clean bool) {
+func (g *Gateway) linkDown(l *container.Link, open map[container.Open]int, clean bool) {
 	for req, n := range open {
 		for range n {
 			g.fail(req)
 		}
 	}
 	if !clean {
-		g.hints.want()
+		g.hints.linkLost(l.Peer())
 	}
 }

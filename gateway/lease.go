@@ -11,8 +11,6 @@ import (
 	"github.com/hermod-im/hermod/container"
 	"github.com/hermod-im/hermod/wire"
 	"github.com/hermod-im/hermod/wire/pb"
-
-	im "github.com/hermod-im/hermod"
 )
 
 // leases keeps the sessions of this gateway's channels: one lease for all, renewed by asking a logic
@@ -233,7 +231,7 @@ func (l *leases) restored() {
 	l.refreshed = time.Now()
 	if l.hint && !l.restore {
 		l.hint = false
-		l.gateway.hints.want()
+		l.gateway.hints.want(causeStore)
 	}
 }
 
@@ -245,8 +243,7 @@ func (l *leases) displace(id string) {
 	}
 	p := wire.LogicPkt{Header: wire.Header{Command: wire.CmdSignIn, Flag: wire.FlagPush}}
 	p.Body, _ = proto.Marshal(&pb.KickoutNotify{ChannelId: id}) // ids are ASCII
-	_ = sessionOf(ch).push(p.Append(nil))                       // a closed channel needs none
-	ch.Close(im.ReasonDisplaced)
+	_ = sessionOf(ch).displace(p.Append(nil))                   // a closed channel needs none
 }
 
 // endSome ends a batch of sessions of closed channels, and reports whether it found some.

@@ -10,7 +10,9 @@ type metrics struct {
 	limited     prometheus.Counter
 	delivered   prometheus.Counter
 	undelivered *prometheus.CounterVec
-	hinted      prometheus.Counter
+	hinted      map[hintCause]prometheus.Counter
+	goaways     prometheus.Counter
+	drained     struct{ moved, closed prometheus.Counter }
 	unended     prometheus.Counter
 }
 
@@ -25,14 +27,22 @@ func newMetrics(r prometheus.Registerer) *metrics {
 		r.MustRegister(c)
 		return c
 	}
-	return &metrics{
+	m := &metrics{
 		logins:      vec("logins_total", "Logins by outcome: accepted, refused by the gateway, failed in logic.", "outcome"),
 		forwarded:   counter("forwarded_total", "Requests of clients that were queued to a logic node."),
 		unforwarded: counter("unforwarded_total", "Requests of clients that were answered with status 300 because no link took them."),
 		limited:     counter("limited_total", "Requests of clients that were refused by the rate limit."),
 		delivered:   counter("delivered_total", "Packets of logic nodes that were queued to a client."),
 		undelivered: vec("undelivered_total", "Packets of logic nodes that reached no client, by reason: gone, closed, queue_full.", "reason"),
-		hinted:      counter("hinted_total", "Clients that were told to sync because a push may have been lost."),
+		goaways:     counter("goaways_total", "Clients that were asked to move because the gateway stops."),
 		unended:     counter("sessions_unended_total", "Sessions of closed connections that were left in the store because it was down for too long."),
 	}
+	hinted := vec("hinted_total", "Clients that were told to sync because a push may have been lost, by cause: link_down, link_gone, link_up, store, logic.", "cause")
+	m.hinted = map[hintCause]prometheus.Counter{}
+	for _, c := range []hintCause{causeLinkDown, causeLinkGone, causeLinkUp, causeStore, causeLogic} {
+		m.hinted[c] = hinted.WithLabelValues(string(c))
+	}
+	drained := vec("drained_total", "Clients of a stopping gateway by how they went: moved by themselves, closed by it.", "how")
+	m.drained.moved, m.drained.closed = drained.WithLabelValues("moved"), drained.WithLabelValues("closed")
+	return m
 }

@@ -3,6 +3,7 @@ package gateway
 import (
 	"sync"
 	"sync/atomic"
+	"time"
 
 	im "github.com/hermod-im/hermod"
 	"github.com/hermod-im/hermod/limit"
@@ -23,9 +24,11 @@ type session struct {
 	loginAt int64   // Unix nanoseconds; what the logic node stored, once it has answered
 	login   *signIn // what Connect forwards; nil afterwards
 
-	ch     im.Channel   // static after Connect
-	bucket limit.Bucket // owned by the channel's reader
-	open   atomic.Int32 // forwarded and not yet answered
+	ch     im.Channel    // static after Connect
+	bucket limit.Bucket  // owned by the channel's reader
+	open   atomic.Int32  // forwarded and not yet answered
+	asked  atomic.Bool   // to move, by gateway.goaway
+	hinted atomic.Uint64 // the last event that it was told of, see hints
 
 	mu      sync.Mutex
 	online  bool       // LoginResp is queued; guarded by mu
@@ -84,9 +87,13 @@ func (s *session) answered() {
 
 // settle closes a channel that is leaving, if nothing is open.
 func (s *session) settle() {
-	if s.open.Load() > 0 {
-		return
+	if s.open.Load() == 0 {
+		s.goNow()
 	}
+}
+
+// goNow closes a channel that is leaving.
+func (s *session) goNow() {
 	s.mu.Lock()
 	reason := s.leaving
 	s.mu.Unlock()
@@ -95,13 +102,31 @@ func (s *session) settle() {
 	}
 }
 
-// leave closes the channel as soon as nothing is open; what the client asks from now on is not
-// forwarded.
+// leave closes the channel as soon as nothing is open, or after leaveWait; what the client asks from
+// now on is not forwarded. The first reason counts, but for displaced: its client must not come back.
 func (s *session) leave(reason im.Reason) {
 	s.mu.Lock()
-	s.leaving = &reason
+	first := s.leaving == nil
+	if first || reason == im.ReasonDisplaced {
+		s.leaving = &reason
+	}
 	s.mu.Unlock()
+	if first && s.open.Load() > 0 {
+		time.AfterFunc(leaveWait, s.goNow)
+	}
 	s.settle()
+}
+
+// leaveWait bounds how long a channel that leaves waits for its answers: most take milliseconds, and a
+// client whose request is open for longer asks again elsewhere.
+const leaveWait = 5 * time.Second
+
+// displace says that a newer login has taken over, and closes the channel when what it has asked is
+// answered: a client that moves to another gateway sees no error.
+func (s *session) displace(kickout []byte) error {
+	err := s.push(kickout)
+	s.leave(im.ReasonDisplaced)
+	return err
 }
 
 // isOnline reports whether the client has its LoginResp.

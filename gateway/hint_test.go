@@ -1,0 +1,196 @@
+package gateway
+
+import (
+	"context"
+	"fmt"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	im "github.com/hermod-im/hermod"
+	"github.com/hermod-im/hermod/naming/memory"
+	"github.com/hermod-im/hermod/wire"
+)
+
+// hinting runs the hints of a gateway without links, in a synctest bubble.
+func hinting(t *testing.T) *fixture {
+	f, _ := build(t, memory.NewRegistry(), nil)
+	ctx, stop := context.WithCancel(t.Context())
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		f.hints.run(ctx)
+	}()
+	t.Cleanup(func() {
+		stop()
+		<-ended
+	})
+	return f
+}
+
+// connected adds clients that are on line.
+func (f *fixture) connected(count int, has wire.Features) []*fakeChannel {
+	channels := make([]*fakeChannel, count)
+	for i := range channels {
+		ch := newFakeChannel(fmt.Sprintf("%s.%d.%d", gatewayID, has, i))
+		ch.SetAttachment(&session{id: ch.id, ch: ch, online: true, features: has})
+		f.deps.Channels.Add(ch)
+		channels[i] = ch
+	}
+	return channels
+}
+
+func (c *fakeChannel) hints() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.pushes
+}
+
+// A node that dies may leave a COMMIT behind that lands after the first hints: what it stored was
+// pushed to nobody. Old clients, which lose their connection for a hint, lose it once.
+func TestABrokenLinkIsHintedTwice(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := hinting(t)
+		syncs, old := f.connected(1, wire.FeatureSync)[0], f.connected(1, 0)[0]
+		f.hints.linkLost("logic-1")
+		synctest.Wait()
+		require.Equal(t, 1, syncs.hints())
+		require.Equal(t, im.ReasonNone, old.reason())
+
+		time.Sleep(lateCommit)
+		synctest.Wait()
+		require.Equal(t, 2, syncs.hints())
+		require.Equal(t, im.ReasonSyncNeeded, old.reason())
+
+		time.Sleep(time.Minute)
+		require.Equal(t, 2, syncs.hints())
+		require.EqualValues(t, 1, f.counter("hinted_total", "link_down"))
+		require.EqualValues(t, 2, f.counter("hinted_total", "link_gone"))
+		require.Empty(t, f.hints.late)
+	})
+}
+
+// A node whose link is back lives: the second round comes at once, and nothing after it.
+func TestALinkThatIsBackIsHintedAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := hinting(t)
+		syncs, old := f.connected(1, wire.FeatureSync)[0], f.connected(1, 0)[0]
+		f.hints.linkLost("logic-1")
+		f.hints.linkLost("logic-2")
+		time.Sleep(lateCommit / 2)
+		f.hints.linkBack("logic-1")
+		synctest.Wait()
+		require.Equal(t, 2, syncs.hints())
+		require.Equal(t, im.ReasonSyncNeeded, old.reason())
+		time.Sleep(time.Minute)
+		require.Equal(t, 3, syncs.hints(), "for logic-2, which is not back")
+	})
+}
+
+// A link that breaks again while the second round is to come postpones it.
+func TestALinkThatBreaksAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := hinting(t)
+		old := f.connected(1, 0)[0]
+		f.hints.linkLost("logic-1")
+		time.Sleep(lateCommit - 1)
+		f.hints.linkLost("logic-1")
+		time.Sleep(lateCommit - 1)
+		synctest.Wait()
+		require.Equal(t, im.ReasonNone, old.reason())
+		time.Sleep(1)
+		synctest.Wait()
+		require.Equal(t, im.ReasonSyncNeeded, old.reason())
+	})
+}
+
+// 100,000 clients do not sync in one second, and an event in the middle of a round costs those that
+// the round has not reached no second hint, and nobody more than another round's time.
+func TestEventInTheMiddleOfARound(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := hinting(t)
+		clients := f.connected(100_000, wire.FeatureSync)
+		told := func() (out [3]int) {
+			for _, c := range clients {
+				out[c.hints()]++
+			}
+			return out
+		}
+		f.hints.want(causeStore)
+		time.Sleep(hintSpan/2 + time.Millisecond)
+		synctest.Wait()
+		require.InEpsilon(t, 50_000, told()[1], 0.02)
+		f.hints.want(causeLogic)
+		time.Sleep(hintSpan/2 + spreadTick)
+		synctest.Wait()
+		require.Zero(t, told()[0])
+		time.Sleep(hintSpan/2 + spreadTick)
+		synctest.Wait()
+		require.InEpsilon(t, 50_000, told()[2], 0.02)
+		time.Sleep(time.Minute)
+		require.InEpsilon(t, 50_000, told()[1], 0.02)
+	})
+}
+
+// Clients that are disconnected for a hint log in again: they are spread more than those that sync.
+func TestClosesAreSpread(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := hinting(t)
+		clients := f.connected(2*moveRate, 0)
+		closed := func() (n int) {
+			for _, c := range clients {
+				if c.reason() == im.ReasonSyncNeeded {
+					n++
+				}
+			}
+			return n
+		}
+		f.hints.want(causeStore)
+		time.Sleep(time.Second)
+		synctest.Wait()
+		require.InEpsilon(t, moveRate, closed(), 0.05)
+		time.Sleep(time.Second + spreadTick)
+		synctest.Wait()
+		require.Equal(t, 2*moveRate, closed())
+	})
+}
+
+// A client whose login is answered after an event syncs anyway, and is not told, let alone closed.
+func TestNewClientsAreNotHinted(t *testing.T) {
+	f, n := startPair(t, nil)
+	c := f.login("alice")
+	require.EqualValues(t, f.hints.last(), sessionOf(f.channel(c)).hinted.Load())
+	_, closing := f.hints.due()
+	require.Zero(t, closing)
+	f.hints.want(causeStore)
+	c.ended(im.ReasonSyncNeeded)
+	c = f.login("alice")
+	n.push(t, wire.CmdUserTalk, nil, c.channel)
+	require.Equal(t, wire.CmdUserTalk, c.read().Command)
+}
+
+func (f *fixture) channel(c *client) im.Channel {
+	ch, ok := f.deps.Channels.Get(c.channel)
+	require.True(f.t, ok)
+	return ch
+}
+
+// What a client without hints has asked is answered before it is closed: it would ask again, and store
+// the message twice, as it has no client_id.
+func TestAHintAnswersOpenRequestsFirst(t *testing.T) {
+	f, n := startPair(t, nil)
+	asked := make(chan func(), 1)
+	n.on(wire.CmdUserTalk, func(_ *logic, a im.Agent, p *wire.LogicPkt) {
+		asked <- func() { respond(a, p, wire.StatusSuccess, nil) }
+	})
+	c := f.login("alice")
+	c.send(wire.Header{Command: wire.CmdUserTalk, Sequence: 1, Dest: "bob"}, nil)
+	answer := <-asked
+	f.hints.want(causeStore)
+	f.leaving(c)
+	answer()
+	c.answered(wire.CmdUserTalk, 1, wire.StatusSuccess)
+	c.ended(im.ReasonSyncNeeded)
+}
