@@ -30,15 +30,8 @@ func Connect(ctx context.Context, o ConnectOptions) (*ConnectResult, error) {
 		return nil, err
 	}
 	r := &connectRun{o: o, id: runID(), login: newRecorder()}
-	for _, u := range o.URLs {
-		t, err := parseTarget(u)
-		if err != nil {
-			return nil, err
-		}
-		if len(r.targets) > 0 && t.websocket != r.targets[0].websocket {
-			return nil, errors.New("give URLs of one kind: ws:// or tcp://")
-		}
-		r.targets = append(r.targets, t)
+	if r.targets, err = parseTargets(o.URLs); err != nil {
+		return nil, err
 	}
 	if err := enoughDescriptors(o.Connections); err != nil {
 		return nil, err
@@ -91,11 +84,11 @@ func (r *connectRun) measure(ctx context.Context) (*ConnectResult, error) {
 		HeartbeatCPU: after.cpuSince(held, r.o.Processes, pings),
 		Dropped:      r.swarm.dropped.Load(),
 	}
-	result.Pings = r.swarm.pings.Load()
+	r.swarm.quiet.Store(true)
 	if err := pause(ctx, pongWait); err != nil {
 		return nil, err
 	}
-	result.Pongs = r.swarm.pongs.Load()
+	result.Pings, result.Pongs = r.swarm.pings.Load(), r.swarm.pongs.Load()
 	for text, why := range map[*string]*string{&result.Failure: r.failure.Load(), &result.Dropage: r.swarm.failure.Load()} {
 		if why != nil {
 			*text = *why
@@ -106,15 +99,6 @@ func (r *connectRun) measure(ctx context.Context) (*ConnectResult, error) {
 
 // pongWait is how long the last pings may take to be answered.
 const pongWait = time.Second
-
-func pause(ctx context.Context, d time.Duration) error {
-	select {
-	case <-time.After(d):
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-}
 
 // connectAll logs all connections in, and goes on without those that fail.
 func (r *connectRun) connectAll(ctx context.Context) error {

@@ -39,6 +39,21 @@ func parseTarget(s string) (target, error) {
 	return target{url: s, address: a, websocket: u.Scheme == "ws"}, nil
 }
 
+// parseTargets reads URLs of one kind.
+func parseTargets(urls []string) (list []target, err error) {
+	for _, u := range urls {
+		t, err := parseTarget(u)
+		if err != nil {
+			return nil, err
+		}
+		if len(list) > 0 && t.websocket != list[0].websocket {
+			return nil, errors.New("give URLs of one kind: ws:// or tcp://")
+		}
+		list = append(list, t)
+	}
+	return list, nil
+}
+
 // sourceAddress is the i-th of n addresses to connect from: on loopback there are many, each with
 // its own ports.
 func (t target) sourceAddress(i, n int) (netip.Addr, bool) {
@@ -106,7 +121,7 @@ func dialSocket(t target, source netip.Addr) (_ *socket, err error) {
 			return nil, fmt.Errorf("bind to %s: %w", source, err)
 		}
 	}
-	if err := unix.Connect(fd, &unix.SockaddrInet4{Addr: t.address.Addr().As4(), Port: int(t.address.Port())}); err != nil {
+	if err := connectSocket(fd, t.address); err != nil {
 		return nil, fmt.Errorf("connect to %s: %w", t.address, err)
 	}
 	if t.websocket {
@@ -115,6 +130,30 @@ func dialSocket(t target, source netip.Addr) (_ *socket, err error) {
 		}
 	}
 	return s, nil
+}
+
+// connectSocket is connect(2), which goes on by itself when a signal interrupts it.
+func connectSocket(fd int, address netip.AddrPort) error {
+	err := unix.Connect(fd, &unix.SockaddrInet4{Addr: address.Addr().As4(), Port: int(address.Port())})
+	if !errors.Is(err, unix.EINTR) {
+		return err
+	}
+	for {
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLOUT}}, int(socketWait.Milliseconds()))
+		switch {
+		case errors.Is(err, unix.EINTR):
+			continue
+		case err != nil:
+			return err
+		case n == 0:
+			return unix.ETIMEDOUT
+		}
+		code, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ERROR)
+		if err != nil || code == 0 {
+			return err
+		}
+		return unix.Errno(code)
+	}
 }
 
 // upgrade does the opening handshake of RFC 6455, section 4, without checking more than that it worked.

@@ -30,6 +30,7 @@ type swarm struct {
 	// alive are those that have not ended; pings, pongs and dropped count them.
 	alive, pings, pongs, dropped atomic.Int64
 	failure                      atomic.Pointer[string] // why the first one ended
+	quiet                        atomic.Bool            // no more pings
 }
 
 // member is one connection.
@@ -167,7 +168,7 @@ func (s *swarm) send(i int, frame []byte) {
 }
 
 func (s *swarm) ping(i int) {
-	if !s.members[i].ready.Load() {
+	if !s.members[i].ready.Load() || s.quiet.Load() {
 		return
 	}
 	var space [32]byte

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -18,8 +19,8 @@ import (
 	"github.com/hermod-im/hermod/wire/pb"
 )
 
-// TalkOptions are the load of Talk: pairs of accounts, in each of which one sends to the other in a
-// closed loop, with at most Window messages that are not both acknowledged and delivered.
+// TalkOptions are the load of Talk: pairs of accounts, in each of which one sends to the other, in a
+// closed loop with at most Window messages that are not both acknowledged and delivered, or at a rate.
 type TalkOptions struct {
 	// URLs of gateways (ws:// or tcp://); sender and receiver of a pair are at neighbouring ones.
 	URLs   []string
@@ -28,6 +29,9 @@ type TalkOptions struct {
 	App    string
 	Pairs  int
 	Window int
+	// Rate is messages a second of all pairs together, sent whether or not the last ones have
+	// arrived; latencies count from when a message was due. 0: a closed loop.
+	Rate float64
 	// Size of a message's body in bytes, at least MinSize.
 	Size     int
 	Duration time.Duration
@@ -48,7 +52,8 @@ const settleWait = 10 * time.Second
 // CPU time are over the measured part.
 type TalkResult struct {
 	Pairs    int     `json:"pairs"`
-	Window   int     `json:"window"`
+	Window   int     `json:"window,omitempty"`
+	DueRate  float64 `json:"due_rate,omitempty"` // of an open loop
 	Size     int     `json:"size"`
 	Seconds  float64 `json:"seconds"`
 	Messages int64   `json:"messages"` // delivered while measuring
@@ -91,8 +96,11 @@ func Talk(ctx context.Context, o TalkOptions) (*TalkResult, error) {
 	if o.App == "" {
 		o.App = "default"
 	}
-	if len(o.URLs) == 0 || o.Pairs < 1 || o.Window < 1 || o.Size < MinSize || o.Duration <= 0 {
-		return nil, fmt.Errorf("give a URL, at least 1 pair, a window of at least 1, a size of at least %d and a duration", MinSize)
+	if o.Rate > 0 {
+		o.Window = 0
+	}
+	if len(o.URLs) == 0 || o.Pairs < 1 || (o.Window < 1 && o.Rate <= 0) || o.Size < MinSize || o.Duration <= 0 {
+		return nil, fmt.Errorf("give a URL, at least 1 pair, a window of at least 1 or a rate, a size of at least %d and a duration", MinSize)
 	}
 	r := &talkRun{o: o, id: runID(), ack: newRecorder(), deliver: newRecorder(), failed: make(chan error, 1)}
 	defer r.close()
@@ -134,7 +142,20 @@ func (r *talkRun) connect(ctx context.Context) error {
 			r.pairs = append(r.pairs, p)
 		}
 	}
-	return errors.Join(append(errs, ctx.Err())...)
+	return firstOf(append(errs, ctx.Err()))
+}
+
+// firstOf is the first error of many that mostly say the same, and how many there are.
+func firstOf(errs []error) error {
+	errs = slices.DeleteFunc(errs, func(err error) bool { return err == nil })
+	switch len(errs) {
+	case 0:
+		return nil
+	case 1:
+		return errs[0]
+	default:
+		return fmt.Errorf("%w (and %d more like it)", errs[0], len(errs)-1)
+	}
 }
 
 func (r *talkRun) newPair(i int) (*pair, error) {
@@ -209,7 +230,7 @@ func (r *talkRun) measure(ctx context.Context) (*TalkResult, error) {
 	}
 	took := after.at.Sub(before.at)
 	res := &TalkResult{
-		Pairs: r.o.Pairs, Window: r.o.Window, Size: r.o.Size,
+		Pairs: r.o.Pairs, Window: r.o.Window, DueRate: r.o.Rate, Size: r.o.Size,
 		Seconds:  took.Seconds(),
 		Messages: r.delivered.Load() - delivered,
 		Ack:      r.ack.latency(),
@@ -239,24 +260,24 @@ func (r *talkRun) wait(ctx context.Context, d time.Duration) error {
 
 // settle waits until every message was delivered and answered, or settleWait.
 func (r *talkRun) settle() {
-	deadline := time.Now().Add(settleWait)
-	for _, p := range r.pairs {
-		for range cap(p.slots) {
-			select {
-			case p.slots <- struct{}{}:
-			case <-time.After(time.Until(deadline)):
-				return
-			}
+	for deadline := time.Now().Add(settleWait); time.Now().Before(deadline); {
+		if !slices.ContainsFunc(r.pairs, func(p *pair) bool { return p.underWay.Load() > 0 }) {
+			return
 		}
+		time.Sleep(settlePoll)
 	}
 }
+
+// settlePoll is the pause between looks whether everything has arrived.
+const settlePoll = 10 * time.Millisecond
 
 // pair is a sender, a receiver and what is known of each message between them.
 type pair struct {
 	run      *talkRun
 	index    int
 	from, to *user
-	slots    chan struct{} // one for each message under way
+	slots    chan struct{} // one for each message under way, in a closed loop
+	underWay atomic.Int64
 
 	mu        sync.Mutex
 	sent      []sending // message n is at n-1; guarded by mu
@@ -274,14 +295,10 @@ type sending struct {
 
 func (p *pair) send(ctx context.Context) error {
 	padding := strings.Repeat("x", p.run.o.Size-MinSize)
+	pace := newPacer(p.run.o.Rate/float64(p.run.o.Pairs), float64(p.index)/float64(p.run.o.Pairs))
 	for n := 1; ; n++ {
-		select {
-		case p.slots <- struct{}{}:
-		case <-ctx.Done():
-			return nil
-		}
-		if ctx.Err() != nil {
-			<-p.slots
+		at, ok := p.due(ctx, pace)
+		if !ok {
 			return nil
 		}
 		text := fmt.Sprintf("%0*x", MinSize, n) + padding
@@ -290,11 +307,34 @@ func (p *pair) send(ctx context.Context) error {
 			return err
 		}
 		p.mu.Lock()
-		p.sent = append(p.sent, sending{at: time.Now()})
+		p.sent = append(p.sent, sending{at: at})
 		p.mu.Unlock()
+		p.underWay.Add(1)
 		if err := p.from.request(wire.CmdUserTalk, p.to.account, uint32(n), body); err != nil {
 			return fmt.Errorf("send: %w", err)
 		}
+	}
+}
+
+// due waits until the next message may be sent, and returns from when its latency counts, or false
+// when ctx has ended.
+func (p *pair) due(ctx context.Context, pace *pacer) (time.Time, bool) {
+	if p.run.o.Rate > 0 {
+		return pace.next(ctx)
+	}
+	select {
+	case p.slots <- struct{}{}:
+		return time.Now(), ctx.Err() == nil
+	case <-ctx.Done():
+		return time.Time{}, false
+	}
+}
+
+// done counts a message less under way.
+func (p *pair) done() {
+	p.underWay.Add(-1)
+	if p.run.o.Rate <= 0 {
+		<-p.slots
 	}
 }
 
@@ -321,7 +361,7 @@ func (p *pair) answered(n int, status wire.Status) {
 	if status != wire.StatusSuccess {
 		s.refused = true
 		p.refused[status.String()]++
-		<-p.slots
+		p.done()
 		return
 	}
 	s.acked = true
@@ -329,7 +369,7 @@ func (p *pair) answered(n int, status wire.Status) {
 		p.run.ack.record(p.index, time.Since(s.at))
 	}
 	if s.delivered {
-		<-p.slots
+		p.done()
 	}
 }
 
@@ -376,7 +416,7 @@ func (p *pair) arrived(n int) {
 		p.run.deliver.record(p.index, time.Since(s.at))
 	}
 	if s.acked {
-		<-p.slots
+		p.done()
 	}
 }
 
