@@ -97,6 +97,7 @@ func NewLogic(ctx context.Context, c config.Config, env *Env) (_ *Logic, err err
 		Drain:           c.Shutdown.Drain,
 		MaxBody:         int(c.Limits.MaxBody),
 		MaxGroupMembers: c.Limits.MaxGroupMembers,
+		MaxGroups:       c.Limits.MaxGroups,
 		MaxDevices:      c.Limits.MaxDevices,
 		IndexPage:       c.Limits.OfflinePage,
 		Rate:            rate(c.Limits, c.Limits.AccountRate, c.Limits.AccountBurst),

@@ -149,6 +149,7 @@ type Limits struct {
 	LoginBurst      int  `koanf:"login_burst" doc:"Logins that one gateway takes at once."`
 	MaxDevices      int  `koanf:"max_devices" doc:"Devices of one account that may be connected."`
 	MaxGroupMembers int  `koanf:"max_group_members" doc:"Members of one group."`
+	MaxGroups       int  `koanf:"max_groups" doc:"Groups that one account may create or join, counting those that others have added it to."`
 	MaxBody         Size `koanf:"max_body" doc:"Largest message, body and extra together; gateway.max_packet bounds it too."`
 	OfflinePage     int  `koanf:"offline_page" doc:"Entries in one page of the offline index; at most 2000."`
 }
@@ -179,7 +180,7 @@ func Default() Config {
 			Enabled:        true,
 			ConnectionRate: 50, ConnectionBurst: 200, AccountRate: 100, AccountBurst: 400,
 			LoginRate: 1000, LoginBurst: 2000,
-			MaxDevices: 10, MaxGroupMembers: 100_000, MaxBody: 60 * KiB, OfflinePage: 2000,
+			MaxDevices: 10, MaxGroupMembers: 100_000, MaxGroups: 1000, MaxBody: 60 * KiB, OfflinePage: 2000,
 		},
 		Shutdown: Shutdown{Drain: 10 * time.Second},
 	}

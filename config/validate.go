@@ -131,6 +131,7 @@ func (c Config) validateLimits(v *validation) {
 		{"limits.login_burst", l.LoginBurst},
 		{"limits.max_devices", l.MaxDevices},
 		{"limits.max_group_members", l.MaxGroupMembers},
+		{"limits.max_groups", l.MaxGroups},
 	} {
 		v.between(n.key, n.value, 1, maxCount)
 	}

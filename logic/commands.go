@@ -14,7 +14,7 @@ func (n *Node) commands(d *dispatcher) []Route {
 		offline = &offline{messages: n.deps.Messages, indexPage: n.cfg.IndexPage}
 		sync    = &syncer{messages: n.deps.Messages}
 		reader  = &reader{messages: n.deps.Messages, dispatch: d}
-		group   = &group{groups: n.deps.Groups, dispatch: d, maxMembers: n.cfg.MaxGroupMembers}
+		group   = &group{groups: n.deps.Groups, dispatch: d, limits: storage.GroupLimits{Members: n.cfg.MaxGroupMembers, Groups: n.cfg.MaxGroups}}
 	)
 	return []Route{
 		{Command: wire.CmdSignIn, Handle: unary(login.signIn)},

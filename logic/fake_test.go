@@ -130,8 +130,8 @@ func (s *fakeStore) History(_ context.Context, app, account string, r storage.Ra
 func (s *fakeStore) Ping(context.Context) error { return s.err }
 func (s *fakeStore) Close() error               { return nil }
 
-func (s *fakeStore) CreateGroup(_ context.Context, g storage.Group) (string, error) {
-	if err := s.note("create %s %s %s %d", g.App, g.Owner, g.Name, len(g.Members)); err != nil {
+func (s *fakeStore) CreateGroup(_ context.Context, g storage.Group, limits storage.GroupLimits) (string, error) {
+	if err := s.note("create %s %s %s %d %+v", g.App, g.Owner, g.Name, len(g.Members), limits); err != nil {
 		return "", err
 	}
 	s.mu.Lock()
@@ -143,8 +143,8 @@ func (s *fakeStore) CreateGroup(_ context.Context, g storage.Group) (string, err
 	return id, nil
 }
 
-func (s *fakeStore) Join(_ context.Context, app, id, account string, most int) ([]string, error) {
-	if err := s.note("join %s %s %s %d", app, id, account, most); err != nil {
+func (s *fakeStore) Join(_ context.Context, app, id, account string, limits storage.GroupLimits) ([]string, error) {
+	if err := s.note("join %s %s %s %+v", app, id, account, limits); err != nil {
 		return nil, err
 	}
 	s.mu.Lock()

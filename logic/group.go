@@ -14,9 +14,9 @@ import (
 
 // group handles chat.group.*. The account of a request is who sent it; what its body claims is ignored (I9).
 type group struct {
-	groups     storage.Groups
-	dispatch   *dispatcher
-	maxMembers int
+	groups   storage.Groups
+	dispatch *dispatcher
+	limits   storage.GroupLimits
 }
 
 func (g *group) create(ctx context.Context, c *Context, req *pb.GroupCreateReq) (proto.Message, error) {
@@ -24,8 +24,8 @@ func (g *group) create(ctx context.Context, c *Context, req *pb.GroupCreateReq) 
 	others := without(req.Members, who.Account)
 	slices.Sort(others)
 	others = slices.Compact(others)
-	if len(others) >= g.maxMembers { // the creator is one too
-		return nil, wire.Errorf(wire.StatusInvalidBody, "a group has at most %d members", g.maxMembers)
+	if len(others) >= g.limits.Members { // the creator is one too
+		return nil, wire.Errorf(wire.StatusInvalidBody, "a group has at most %d members", g.limits.Members)
 	}
 	new := storage.Group{
 		App:          who.App,
@@ -38,9 +38,9 @@ func (g *group) create(ctx context.Context, c *Context, req *pb.GroupCreateReq) 
 	for _, m := range others {
 		new.Members = append(new.Members, storage.Member{Account: m})
 	}
-	id, err := g.groups.CreateGroup(ctx, new)
+	id, err := g.groups.CreateGroup(ctx, new, g.limits)
 	if err != nil {
-		return nil, err
+		return nil, g.explain(err)
 	}
 	notify := &pb.GroupCreateNotify{GroupId: id, Members: append([]string{who.Account}, others...)}
 	g.dispatch.notify(who.App, others, wire.Header{Command: wire.CmdGroupCreate, Dest: id}, notify)
@@ -50,16 +50,24 @@ func (g *group) create(ctx context.Context, c *Context, req *pb.GroupCreateReq) 
 // join is idempotent: joining again succeeds and tells nobody.
 func (g *group) join(ctx context.Context, c *Context, req *pb.GroupJoinReq) (proto.Message, error) {
 	who := c.Account()
-	others, err := g.groups.Join(ctx, who.App, req.GroupId, who.Account, g.maxMembers)
+	others, err := g.groups.Join(ctx, who.App, req.GroupId, who.Account, g.limits)
 	if errors.Is(err, storage.ErrAlreadyMember) {
 		return nil, nil
 	}
 	if err != nil {
-		return nil, err
+		return nil, g.explain(err)
 	}
 	notify := &pb.GroupJoinNotify{GroupId: req.GroupId, Account: who.Account}
 	g.dispatch.notify(who.App, others, wire.Header{Command: wire.CmdGroupJoin, Dest: req.GroupId}, notify)
 	return nil, nil
+}
+
+// explain says which limit of the account was reached.
+func (g *group) explain(err error) error {
+	if errors.Is(err, storage.ErrTooManyGroups) {
+		return wire.Errorf(wire.StatusUnauthorized, "you belong to %d groups already: quit one first", g.limits.Groups)
+	}
+	return err
 }
 
 func (g *group) quit(ctx context.Context, c *Context, req *pb.GroupQuitReq) (proto.Message, error) {

@@ -23,7 +23,7 @@ func TestGroupCreate(t *testing.T) {
 	f.succeeds(asClient("alice", wire.CmdGroupCreate), &pb.GroupCreateReq{
 		Name: "g", Owner: "mallory", Members: []string{"carol", "bob", "alice", "bob"},
 	}, &resp)
-	require.Equal(t, []string{"create demo alice g 3"}, f.store.calls())
+	require.Equal(t, []string{"create demo alice g 3 {Members:4 Groups:1000}"}, f.store.calls())
 	require.ElementsMatch(t, []string{"alice", "bob", "carol"}, f.store.members["demo/"+resp.GroupId])
 	require.Equal(t, []string{"gateway-1.bob", "gateway-2.carol"}, f.links.reached())
 	for _, p := range f.links.pushes() {
@@ -42,12 +42,12 @@ func TestGroupCreate(t *testing.T) {
 
 // Whoever the body names: who asks joins and quits (flaw 10).
 func TestGroupJoinAndQuit(t *testing.T) {
-	f := start(t, func(c *Config) { c.MaxGroupMembers = 50 })
+	f := start(t, func(c *Config) { c.MaxGroupMembers, c.MaxGroups = 50, 7 })
 	f.store.members["demo/9"] = []string{"alice", "bob"}
 	f.online("gateway-1", "bob", old, "")
 	f.succeeds(asClient("mallory", wire.CmdGroupJoin), &pb.GroupJoinReq{Account: "carol", GroupId: "9"}, nil)
 	require.Equal(t, []string{"alice", "bob", "mallory"}, f.store.members["demo/9"])
-	require.Equal(t, "join demo 9 mallory 50", f.store.calls()[0])
+	require.Equal(t, "join demo 9 mallory {Members:50 Groups:7}", f.store.calls()[0])
 	var joined pb.GroupJoinNotify
 	require.NoError(t, proto.Unmarshal(f.links.pushes()[0].Body, &joined))
 	require.True(t, proto.Equal(&pb.GroupJoinNotify{GroupId: "9", Account: "mallory"}, &joined))
@@ -67,6 +67,14 @@ func TestGroupJoinAndQuit(t *testing.T) {
 	other.App = "another"
 	f.fails(other, &pb.GroupQuitReq{GroupId: "9"}, wire.StatusUnauthorized)
 	require.Len(t, f.links.pushes(), 2)
+}
+
+func TestTooManyGroups(t *testing.T) {
+	f := start(t, func(c *Config) { c.MaxGroups = 7 })
+	f.store.set(func() { f.store.err = fmt.Errorf("join: %w", storage.ErrTooManyGroups) })
+	const text = "you belong to 7 groups already: quit one first"
+	require.Equal(t, text, f.fails(asClient("a", wire.CmdGroupCreate), &pb.GroupCreateReq{Name: "g"}, wire.StatusUnauthorized))
+	require.Equal(t, text, f.fails(asClient("a", wire.CmdGroupJoin), &pb.GroupJoinReq{GroupId: "9"}, wire.StatusUnauthorized))
 }
 
 func TestGroupDetail(t *testing.T) {

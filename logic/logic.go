@@ -49,6 +49,8 @@ type Config struct {
 	MaxBody int
 	// MaxGroupMembers bounds a group. Defaults to 100,000.
 	MaxGroupMembers int
+	// MaxGroups bounds the groups that an account may have created or joined. Defaults to 1,000.
+	MaxGroups int
 	// MaxDevices bounds the devices of an account that are on line: the one that logged in first gives
 	// way. Defaults to 10.
 	MaxDevices int
@@ -72,6 +74,7 @@ func (c *Config) setDefaults() {
 	set(&c.Handlers, 64)
 	set(&c.MaxBody, 60<<10)
 	set(&c.MaxGroupMembers, 100_000)
+	set(&c.MaxGroups, 1000)
 	set(&c.MaxDevices, 10)
 	set(&c.IndexPage, 2000)
 	if c.Timeout == 0 {

@@ -1,6 +1,7 @@
 package logic
 
 import (
+	"errors"
 	"fmt"
 	"math"
 	"strings"
@@ -65,7 +66,7 @@ func TestSync(t *testing.T) {
 		{Conversation: 7, Kind: storage.KindUser, Peer: "bob", LastSeq: 3, Messages: []storage.Message{
 			{Conversation: 7, Seq: 3, ID: 30, Sender: "bob", ClientID: "c", Type: 1, Body: "b", Extra: "e", SendTime: 9},
 		}},
-		{Conversation: 9, Kind: storage.KindGroup, LastSeq: 8, JoinedSeq: 8},
+		{Conversation: 9, Kind: storage.KindGroup, LastSeq: 8, JoinedSeq: 8, ReadSeq: 8, Unread: 4},
 	}
 	var resp pb.SyncResp
 	f.succeeds(asClient("alice", wire.CmdSync), &pb.SyncReq{Cursors: []*pb.Cursor{{Conversation: "7", Seq: 2}}, Limit: 20}, &resp)
@@ -74,7 +75,7 @@ func TestSync(t *testing.T) {
 		{Conversation: "7", Peer: "bob", LastSeq: 3, Messages: []*pb.Message{
 			{MessageId: 30, Seq: 3, Sender: "bob", SendTime: 9, Type: 1, Body: "b", Extra: "e", ClientId: "c"},
 		}},
-		{Conversation: "9", Group: "9", LastSeq: 8, JoinedSeq: 8},
+		{Conversation: "9", Group: "9", LastSeq: 8, JoinedSeq: 8, ReadSeq: 8, Unread: 4},
 	}}
 	require.True(t, proto.Equal(want, &resp), "%v", &resp)
 
@@ -83,6 +84,91 @@ func TestSync(t *testing.T) {
 		f.fails(h, &pb.SyncReq{Cursors: []*pb.Cursor{{Conversation: bad}}}, wire.StatusInvalidBody)
 	}
 	f.fails(h, &pb.SyncReq{Cursors: make([]*pb.Cursor, maxCursors+1)}, wire.StatusInvalidBody)
+}
+
+func TestSyncOfBuckets(t *testing.T) {
+	f := start(t, nil)
+	f.store.news = storage.News{Gone: []int64{5, 12}}
+	h := asClient("alice", wire.CmdSync)
+	var resp pb.SyncResp
+	f.succeeds(h, &pb.SyncReq{
+		Buckets: 7, Only: []uint32{6, 5}, Cursors: []*pb.Cursor{{Conversation: "5", Seq: 1, ReadSeq: proto.Int64(0)}, {Conversation: "12"}},
+	}, &resp)
+	require.Equal(t, []string{
+		"sync demo alice {Cursors:map[5:{Seq:1 ReadSeq:0} 12:{Seq:0 ReadSeq:-1}] Scope:{Buckets:7 Only:[6 5]} Limit:500}",
+	}, f.store.calls())
+	require.True(t, proto.Equal(&pb.SyncResp{Gone: []string{"5", "12"}}, &resp), "%v", &resp)
+
+	f.store.stale = []uint32{1}
+	f.succeeds(h, &pb.SyncReq{Buckets: 2, Digests: []*pb.Digest{
+		{Conversations: 1, Ids: 2, Seqs: 3, Reads: proto.Uint64(0)}, {Conversations: 4, Ids: 5, Seqs: 6},
+	}}, &resp)
+	require.True(t, proto.Equal(&pb.SyncResp{Stale: []uint32{1}}, &resp), "%v", &resp)
+	require.Equal(t, "stale demo alice [{Conversations:1 IDs:2 Seqs:3 Reads:0 NoReads:false} {Conversations:4 IDs:5 Seqs:6 Reads:0 NoReads:true}]",
+		f.store.calls()[1])
+
+	f.succeeds(h, &pb.SyncReq{Buckets: maxBuckets, Digests: make([]*pb.Digest, maxBuckets)}, nil)
+	asked := len(f.store.calls())
+	for _, test := range []struct {
+		req  *pb.SyncReq
+		text string
+	}{
+		{&pb.SyncReq{Buckets: maxBuckets + 1}, "a sync has at most 1024 buckets"},
+		{&pb.SyncReq{Buckets: 2, Digests: make([]*pb.Digest, 3)}, "there are 3 digests for 2 buckets: send one for each"},
+		{&pb.SyncReq{Digests: make([]*pb.Digest, 1)}, "there are 1 digests for 0 buckets: send one for each"},
+		{&pb.SyncReq{Buckets: 1, Digests: make([]*pb.Digest, 1), Only: []uint32{0}}, "send digests, or cursors and only"},
+		{&pb.SyncReq{Buckets: 3, Only: []uint32{1, 3}}, "only names bucket 3 of 3: the first is 0"},
+		{&pb.SyncReq{Buckets: 2, Only: []uint32{1, 1, 1}}, "only names 3 buckets of 2"},
+		{&pb.SyncReq{Only: []uint32{0}}, "only names 1 buckets of 0"},
+	} {
+		require.Equal(t, test.text, f.fails(h, test.req, wire.StatusInvalidBody))
+	}
+	require.Len(t, f.store.calls(), asked)
+}
+
+// The account's other devices that understand it hear of a position that has moved; nobody else.
+func TestRead(t *testing.T) {
+	f := start(t, nil)
+	reads := storage.Feature(wire.FeatureRead | wire.FeatureSync)
+	f.online("gateway-1", "alice", reads, "", "laptop")
+	f.online("gateway-2", "alice", reads, "tablet")
+	f.online("gateway-2", "alice", storage.Feature(wire.FeatureSync), "phone")
+	f.online("gateway-1", "bob", reads, "")
+	h := asClient("alice", wire.CmdRead) // of gateway-1.alice
+	f.store.position, f.store.moved = storage.Position{ReadSeq: 8, Unread: 2, LastSeq: 12}, true
+	var resp pb.ReadResp
+	f.succeeds(h, &pb.ReadReq{Conversation: "7", Seq: 9}, &resp)
+	require.Equal(t, []string{"read demo alice 7 9"}, f.store.calls())
+	require.True(t, proto.Equal(&pb.ReadResp{Seq: 8, Unread: 2, LastSeq: 12}, &resp), "%v", &resp)
+	require.Equal(t, []string{"gateway-1.alice.laptop", "gateway-2.alice.tablet"}, f.links.reached())
+	for _, p := range f.links.pushes() {
+		require.Equal(t, wire.CmdRead, p.Command)
+		var m pb.ReadNotify
+		require.NoError(t, proto.Unmarshal(p.Body, &m))
+		require.True(t, proto.Equal(&pb.ReadNotify{Conversation: "7", Seq: 8, Unread: 2, LastSeq: 12}, &m), "%v", &m)
+	}
+	pushes := len(f.links.pushes())
+
+	f.store.set(func() { f.store.moved = false })
+	f.succeeds(h, &pb.ReadReq{Conversation: "7", Seq: 3}, nil)
+	f.fails(h, &pb.ReadReq{Conversation: "x", Seq: 3}, wire.StatusInvalidBody)
+	for err, status := range map[error]wire.Status{
+		storage.ErrNoConversation: wire.StatusNoDestination,
+		storage.ErrNotMember:      wire.StatusUnauthorized,
+		errors.New("broken"):      wire.StatusSystemException,
+	} {
+		f.store.set(func() { f.store.err = err })
+		f.fails(h, &pb.ReadReq{Conversation: "7", Seq: 3}, status)
+	}
+	require.Len(t, f.links.pushes(), pushes)
+
+	// Nobody could be told: all will sync, and learn it by their digests.
+	f.store.set(func() { f.store.err, f.store.moved = nil, true })
+	f.sessions.setDown(true)
+	f.succeeds(h, &pb.ReadReq{Conversation: "7", Seq: 9}, nil)
+	f.sessions.setDown(false)
+	f.links.happened.until(t, "a hint", func() bool { return len(f.links.broadcasts()) > 0 })
+	f.idle()
 }
 
 func TestPageSizes(t *testing.T) {
@@ -107,7 +193,7 @@ func TestSyncAnswerIsBounded(t *testing.T) {
 	f := start(t, nil)
 	f.store.news.Deltas = []storage.Delta{
 		{Conversation: 1, Kind: storage.KindUser, Peer: "a", LastSeq: 60, Messages: messages(1, 1, 60, 60<<10)},
-		{Conversation: 2, Kind: storage.KindUser, Peer: "b", LastSeq: 60, Messages: messages(2, 1, 60, 60<<10)},
+		{Conversation: 2, Kind: storage.KindUser, Peer: "b", LastSeq: 60, Unread: 60, Messages: messages(2, 1, 60, 60<<10)},
 		{Conversation: 3, Kind: storage.KindUser, Peer: "c", LastSeq: 60, Messages: messages(3, 1, 1, 60<<10)},
 		{Conversation: 4, Kind: storage.KindUser, Peer: "d", LastSeq: 60},
 	}
@@ -124,6 +210,7 @@ func TestSyncAnswerIsBounded(t *testing.T) {
 		got = append(got, fmt.Sprint(c.Conversation, ":", len(c.Messages)))
 	}
 	require.Equal(t, []string{"1:60", "2:7", "4:0"}, got)
+	require.Zero(t, resp.Conversations[1].Unread, "only with the last message")
 
 	// A message that is larger than all of it is served alone.
 	f.store.news.Deltas = []storage.Delta{{Conversation: 1, LastSeq: 2, Messages: messages(1, 1, 2, answerBytes+1)}}

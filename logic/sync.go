@@ -80,7 +80,7 @@ func checkBuckets(req *pb.SyncReq) error {
 	case len(req.Digests) > 0 && len(req.Cursors)+len(req.Only) > 0:
 		return invalid("send digests, or cursors and only")
 	case len(req.Only) > int(req.Buckets):
-		return invalid("only names %d of %d buckets", len(req.Only), req.Buckets)
+		return invalid("only names %d buckets of %d", len(req.Only), req.Buckets)
 	}
 	for _, b := range req.Only {
 		if b >= req.Buckets {

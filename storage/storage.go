@@ -23,6 +23,8 @@ var (
 	ErrNoMessage = errors.New("no such message")
 	// ErrGroupFull: the group has the configured number of members.
 	ErrGroupFull = errors.New("group is full")
+	// ErrTooManyGroups: the account belongs to as many groups as it may create or join.
+	ErrTooManyGroups = errors.New("too many groups")
 	// ErrInvalid: a field is empty that must not be, or longer than a store keeps. The error's text names it.
 	ErrInvalid = errors.New("invalid")
 )
@@ -278,14 +280,25 @@ type Member struct {
 	JoinedAt int64
 }
 
+// GroupLimits bound groups. 0 is no limit.
+type GroupLimits struct {
+	// Members is how many members a group has at most.
+	Members int
+	// Groups is how many groups an account may have created or joined. A group that others have
+	// added it to counts, but that is never refused: one could be shut out of groups, and the others
+	// would learn how many one has. Requests of one account at the same moment may exceed it by
+	// their number, because nothing locks an account.
+	Groups int
+}
+
 // Groups keeps groups and who belongs to them. Safe for concurrent use.
 type Groups interface {
 	// CreateGroup stores g with its members (the owner is added if missing, repeated accounts count
-	// once) and returns its id.
-	CreateGroup(ctx context.Context, g Group) (id string, err error)
+	// once) and returns its id. ErrGroupFull, ErrTooManyGroups of the owner.
+	CreateGroup(ctx context.Context, g Group, limits GroupLimits) (id string, err error)
 	// Join adds the account, which reads from the next message on, and returns the other members.
-	// ErrNoConversation, ErrAlreadyMember, ErrGroupFull when it has maxMembers (0: no limit).
-	Join(ctx context.Context, app, id, account string, maxMembers int) (others []string, err error)
+	// ErrNoConversation, ErrAlreadyMember, ErrGroupFull, ErrTooManyGroups.
+	Join(ctx context.Context, app, id, account string, limits GroupLimits) (others []string, err error)
 	// Quit removes the account and returns the members that stay. An owner's group passes to the
 	// longest-standing member. ErrNoConversation, ErrNotMember.
 	Quit(ctx context.Context, app, id, account string) (others []string, err error)

@@ -123,7 +123,7 @@ func TestEveryStatementIsServedByAnIndex(t *testing.T) {
 		s := newStore(t, o)
 		ctx := t.Context()
 		const peers = 400
-		group, err := s.CreateGroup(ctx, storage.Group{App: "app", Owner: "alice", Members: manyMembers(300)})
+		group, err := s.CreateGroup(ctx, storage.Group{App: "app", Owner: "alice", Members: manyMembers(300)}, storage.GroupLimits{Groups: 1000})
 		require.NoError(t, err)
 		for round := range 10 {
 			var batch []*storage.Draft
@@ -171,7 +171,9 @@ func exercise(t *testing.T, s *Store, group string) {
 	first := user("new")
 	require.NoError(t, s.Append(ctx, []*storage.Draft{first, talk, fresh}))
 	require.NoError(t, s.Append(ctx, []*storage.Draft{user("new"), user("newer"), talk}))
-	_, err := s.Join(ctx, "app", group, "new member", 1000)
+	_, err := s.CreateGroup(ctx, storage.Group{App: "app", Owner: "alice"}, storage.GroupLimits{Groups: 1000})
+	require.NoError(t, err)
+	_, err = s.Join(ctx, "app", group, "new member", storage.GroupLimits{Members: 1000, Groups: 1000})
 	require.NoError(t, err)
 	_, err = s.Group(ctx, "app", group, "alice")
 	require.NoError(t, err)

@@ -2,6 +2,7 @@ package sql
 
 import (
 	"context"
+	stdsql "database/sql"
 	"fmt"
 	"slices"
 	"strconv"
@@ -23,8 +24,11 @@ type chatGroup struct {
 }
 
 // CreateGroup implements storage.Groups. A CreatedAt of 0 is now.
-func (s *Store) CreateGroup(ctx context.Context, g storage.Group) (string, error) {
+func (s *Store) CreateGroup(ctx context.Context, g storage.Group, limits storage.GroupLimits) (string, error) {
 	rows, err := memberRows(g)
+	if err == nil && limits.Members > 0 && len(rows) > limits.Members {
+		err = storage.ErrGroupFull
+	}
 	if err != nil {
 		return "", fmt.Errorf("create group: %w", err)
 	}
@@ -39,6 +43,9 @@ func (s *Store) CreateGroup(ctx context.Context, g storage.Group) (string, error
 		rows[i].ConversationID, rows[i].JoinedAt = id, g.CreatedAt
 	}
 	err = s.transact(ctx, func(tx *gorm.DB) error {
+		if err := s.mayHaveMore(tx, g.App, g.Owner, limits.Groups); err != nil {
+			return err
+		}
 		err := tx.Create(&conversation{
 			ID: id, App: octets(g.App), Kind: storage.KindGroup, Key: octets(groupKey(id)), CreatedAt: g.CreatedAt,
 		}).Error
@@ -58,6 +65,23 @@ func (s *Store) CreateGroup(ctx context.Context, g storage.Group) (string, error
 		return "", fmt.Errorf("create group: %w", err)
 	}
 	return strconv.FormatInt(id, 10), nil
+}
+
+// mayHaveMore is storage.ErrTooManyGroups if the account belongs to that many groups.
+func (s *Store) mayHaveMore(tx *gorm.DB, app, account string, most int) error {
+	if most <= 0 {
+		return nil
+	}
+	has := 0
+	err := s.query(tx, func(rows *stdsql.Rows) error { return rows.Scan(&has) },
+		"SELECT COUNT(*)"+s.ofAccount()+" AND c.kind = ?", []byte(app), []byte(account), storage.KindGroup)
+	if err != nil {
+		return fmt.Errorf("count groups: %w", err)
+	}
+	if has >= most {
+		return storage.ErrTooManyGroups
+	}
+	return nil
 }
 
 // memberRows are the members of a new group: the owner first, nobody twice.
@@ -132,7 +156,7 @@ func accounts(rows []member, without string) []string {
 }
 
 // Join implements storage.Groups. Who joins a group that everybody has left owns it.
-func (s *Store) Join(ctx context.Context, app, id, account string, maxMembers int) (others []string, err error) {
+func (s *Store) Join(ctx context.Context, app, id, account string, limits storage.GroupLimits) (others []string, err error) {
 	if err := validAccount(app, account); err != nil {
 		return nil, fmt.Errorf("join: %w", err)
 	}
@@ -145,8 +169,11 @@ func (s *Store) Join(ctx context.Context, app, id, account string, maxMembers in
 		if len(others) < len(rows) {
 			return storage.ErrAlreadyMember
 		}
-		if maxMembers > 0 && len(rows) >= maxMembers {
+		if limits.Members > 0 && len(rows) >= limits.Members {
 			return storage.ErrGroupFull
+		}
+		if err := s.mayHaveMore(tx, app, account, limits.Groups); err != nil {
+			return err
 		}
 		row := member{
 			ConversationID: t.id, Account: octets(account), App: octets(app), JoinedAt: s.now().UnixNano(),

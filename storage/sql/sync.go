@@ -131,7 +131,9 @@ type lack struct {
 func (l *lack) size() int64 { return max(1, l.lastSeq-l.from) }
 
 // span is the messages that are answered, maybe none.
-func (l *lack) span() span { return span{l.conversation, l.from, min(l.from+l.take, max(l.from, l.lastSeq))} }
+func (l *lack) span() span {
+	return span{l.conversation, l.from, min(l.from+l.take, max(l.from, l.lastSeq))}
+}
 
 // complete reports whether the answer brings the conversation's last message, or the client has it.
 func (l *lack) complete() bool { return l.from+l.take >= l.lastSeq }

@@ -45,6 +45,7 @@ func Messages(t *testing.T, setup func(t *testing.T) MessagesFactory) {
 		"NoteToOneself":          testNoteToOneself,
 		"Groups":                 testGroups,
 		"GroupRules":             testGroupRules,
+		"GroupLimits":            testGroupLimits,
 		"MembersReadFromJoining": testJoinedSeq,
 		"MembershipAtCommit":     testMembershipAtCommit,
 		"History":                testHistory,
@@ -152,7 +153,7 @@ func group(t testing.TB, s MessageStore, owner string, members ...string) string
 	for _, m := range members {
 		g.Members = append(g.Members, storage.Member{Account: m})
 	}
-	id, err := s.CreateGroup(t.Context(), g)
+	id, err := s.CreateGroup(t.Context(), g, storage.GroupLimits{})
 	require.NoError(t, err)
 	return id
 }
@@ -437,7 +438,7 @@ func testNoLease(t *testing.T, open MessagesFactory) {
 	for _, d := range []*storage.Draft{draft("alice", "bob", ""), draft("alice", "nobody yet", "")} {
 		require.ErrorIs(t, lost.Append(t.Context(), []*storage.Draft{d}), storage.ErrNoLease)
 	}
-	_, err := lost.CreateGroup(t.Context(), storage.Group{App: "app", Owner: "alice"})
+	_, err := lost.CreateGroup(t.Context(), storage.Group{App: "app", Owner: "alice"}, storage.GroupLimits{})
 	require.ErrorIs(t, err, storage.ErrNoLease)
 	checkConversation(t, s, "alice", storage.Range{Kind: storage.KindUser, Dest: "bob"}, 1)
 }
@@ -512,7 +513,7 @@ func testTenants(t *testing.T, open MessagesFactory) {
 	require.Len(t, news.Deltas, 1)
 	_, err = s.Group(ctx, "other", id, "alice")
 	require.ErrorIs(t, err, storage.ErrNoConversation)
-	_, err = s.Join(ctx, "other", id, "mallory", 0)
+	_, err = s.Join(ctx, "other", id, "mallory", storage.GroupLimits{})
 	require.ErrorIs(t, err, storage.ErrNoConversation)
 	_, err = s.Quit(ctx, "other", id, "alice")
 	require.ErrorIs(t, err, storage.ErrNoConversation)
@@ -564,7 +565,7 @@ func testGroups(t *testing.T, open MessagesFactory) {
 		CreatedAt: 1_700_000_000_000_000_001,
 		Members:   []storage.Member{{Account: "bob", Alias: "Bobby"}, {Account: "bob"}, {Account: "carol", Avatar: "c.png"}},
 	}
-	id, err := s.CreateGroup(ctx, g)
+	id, err := s.CreateGroup(ctx, g, storage.GroupLimits{})
 	require.NoError(t, err)
 	got, err := s.Group(ctx, "app", id, "carol")
 	require.NoError(t, err)
@@ -574,7 +575,7 @@ func testGroups(t *testing.T, open MessagesFactory) {
 	got.Members, g.Members, g.ID = nil, nil, id
 	require.Equal(t, g, got)
 
-	others, err := s.Join(ctx, "app", id, "aaron", 0)
+	others, err := s.Join(ctx, "app", id, "aaron", storage.GroupLimits{})
 	require.NoError(t, err)
 	require.ElementsMatch(t, []string{"alice", "bob", "carol"}, others)
 	got, err = s.Group(ctx, "app", id, "aaron")
@@ -607,7 +608,7 @@ func testGroupRules(t *testing.T, open MessagesFactory) {
 	ctx := t.Context()
 	id := group(t, s, "alice", "bob")
 	for _, bad := range []string{"", "0", "999", "-1", "x", " " + id, "0" + id} {
-		_, err := s.Join(ctx, "app", bad, "carol", 0)
+		_, err := s.Join(ctx, "app", bad, "carol", storage.GroupLimits{})
 		require.ErrorIs(t, err, storage.ErrNoConversation, bad)
 		_, err = s.Quit(ctx, "app", bad, "alice")
 		require.ErrorIs(t, err, storage.ErrNoConversation, bad)
@@ -616,29 +617,29 @@ func testGroupRules(t *testing.T, open MessagesFactory) {
 	}
 	// A conversation of two is no group.
 	pair := strconv.FormatInt(talk(t, s, "alice", "bob", 1)[0].Conversation, 10)
-	_, err := s.Join(ctx, "app", pair, "mallory", 0)
+	_, err := s.Join(ctx, "app", pair, "mallory", storage.GroupLimits{})
 	require.ErrorIs(t, err, storage.ErrNoConversation)
 	_, err = s.Group(ctx, "app", pair, "alice")
 	require.ErrorIs(t, err, storage.ErrNoConversation)
 
-	_, err = s.Join(ctx, "app", id, "bob", 0)
+	_, err = s.Join(ctx, "app", id, "bob", storage.GroupLimits{})
 	require.ErrorIs(t, err, storage.ErrAlreadyMember)
-	_, err = s.Join(ctx, "app", id, "carol", 2)
+	_, err = s.Join(ctx, "app", id, "carol", storage.GroupLimits{Members: 2})
 	require.ErrorIs(t, err, storage.ErrGroupFull)
-	_, err = s.Join(ctx, "app", id, "carol", 3)
+	_, err = s.Join(ctx, "app", id, "carol", storage.GroupLimits{Members: 3})
 	require.NoError(t, err)
 	_, err = s.Quit(ctx, "app", id, "mallory")
 	require.ErrorIs(t, err, storage.ErrNotMember)
 	_, err = s.Group(ctx, "app", id, "mallory")
 	require.ErrorIs(t, err, storage.ErrNotMember)
-	_, err = s.Join(ctx, "app", id, strings.Repeat("x", 65), 0)
+	_, err = s.Join(ctx, "app", id, strings.Repeat("x", 65), storage.GroupLimits{})
 	require.ErrorIs(t, err, storage.ErrInvalid)
 	for _, g := range []storage.Group{
 		{App: "app"},
 		{App: "app", Owner: "alice", Name: strings.Repeat("x", 256)},
 		{App: "app", Owner: "alice", Members: []storage.Member{{}}},
 	} {
-		_, err = s.CreateGroup(ctx, g)
+		_, err = s.CreateGroup(ctx, g, storage.GroupLimits{})
 		require.ErrorIs(t, err, storage.ErrInvalid)
 	}
 
@@ -646,7 +647,7 @@ func testGroupRules(t *testing.T, open MessagesFactory) {
 		_, err = s.Quit(ctx, "app", id, account)
 		require.NoError(t, err)
 	}
-	others, err := s.Join(ctx, "app", id, "dave", 0)
+	others, err := s.Join(ctx, "app", id, "dave", storage.GroupLimits{})
 	require.NoError(t, err)
 	require.Empty(t, others)
 	g, err := s.Group(ctx, "app", id, "dave")
@@ -658,7 +659,7 @@ func testGroupRules(t *testing.T, open MessagesFactory) {
 	full := make(chan error, 20)
 	for i := range 20 {
 		wg.Go(func() {
-			_, err := s.Join(ctx, "app", id, fmt.Sprint("m", i), 10)
+			_, err := s.Join(ctx, "app", id, fmt.Sprint("m", i), storage.GroupLimits{Members: 10})
 			full <- err
 		})
 	}
@@ -675,6 +676,73 @@ func testGroupRules(t *testing.T, open MessagesFactory) {
 	require.Equal(t, 11, refused)
 }
 
+func testGroupLimits(t *testing.T, open MessagesFactory) {
+	s := open(t, nodeIDs(t, 1))
+	ctx := t.Context()
+	limits := storage.GroupLimits{Members: 3, Groups: 4}
+	create := func(owner string, members ...string) (string, error) {
+		g := storage.Group{App: "app", Owner: owner}
+		for _, m := range members {
+			g.Members = append(g.Members, storage.Member{Account: m})
+		}
+		return s.CreateGroup(ctx, g, limits)
+	}
+	_, err := create("alice", "b", "c", "d")
+	require.ErrorIs(t, err, storage.ErrGroupFull)
+	talk(t, s, "alice", "bob", 1) // conversations of two do not count
+	first, err := create("alice", "b", "c", "alice")
+	require.NoError(t, err)
+	theirs, err := create("bob")
+	require.NoError(t, err)
+	_, err = s.Join(ctx, "app", theirs, "alice", limits)
+	require.NoError(t, err)
+	_, err = create("alice")
+	require.NoError(t, err)
+	_, err = create("bob", "alice")
+	require.NoError(t, err)
+
+	for range 2 {
+		_, err = create("alice")
+		require.ErrorIs(t, err, storage.ErrTooManyGroups)
+		other, err := create("dave")
+		require.NoError(t, err)
+		_, err = s.Join(ctx, "app", other, "alice", limits)
+		require.ErrorIs(t, err, storage.ErrTooManyGroups)
+		_, err = s.Join(ctx, "app", theirs, "alice", limits)
+		require.ErrorIs(t, err, storage.ErrAlreadyMember, "joining again is nothing new")
+	}
+	// Being added is not refused, and counts: quitting one is not enough then.
+	_, err = create("bob", "alice")
+	require.NoError(t, err)
+	_, err = s.Quit(ctx, "app", first, "alice")
+	require.NoError(t, err)
+	_, err = create("alice")
+	require.ErrorIs(t, err, storage.ErrTooManyGroups)
+	_, err = s.Quit(ctx, "app", theirs, "alice")
+	require.NoError(t, err)
+	_, err = s.Join(ctx, "app", first, "alice", limits)
+	require.NoError(t, err)
+	_, err = s.CreateGroup(ctx, storage.Group{App: "another", Owner: "alice"}, limits)
+	require.NoError(t, err, "another app's alice")
+
+	// At once: it may be exceeded by the number of requests under way, and not after them.
+	const atOnce = 4
+	var wg sync.WaitGroup
+	for range atOnce {
+		wg.Go(func() {
+			for range 6 {
+				if _, err := create("eve"); err != nil && !errors.Is(err, storage.ErrTooManyGroups) {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	n := len(lacks(t, s, "eve", nil, 100).Deltas)
+	require.GreaterOrEqual(t, n, limits.Groups)
+	require.Less(t, n, limits.Groups+atOnce)
+}
+
 // I9: what was said before one joined, or after one quit, is not one's own.
 func testJoinedSeq(t *testing.T, open MessagesFactory) {
 	s := open(t, nodeIDs(t, 1))
@@ -682,7 +750,7 @@ func testJoinedSeq(t *testing.T, open MessagesFactory) {
 	id := group(t, s, "alice", "bob")
 	before := put(t, s, groupDraft("alice", id, "1"), groupDraft("bob", id, "2"))
 	conversation := before[0].Conversation
-	_, err := s.Join(ctx, "app", id, "carol", 0)
+	_, err := s.Join(ctx, "app", id, "carol", storage.GroupLimits{})
 	require.NoError(t, err)
 	after := put(t, s, groupDraft("carol", id, "3"), groupDraft("alice", id, "4"))
 
@@ -716,7 +784,7 @@ func testMembershipAtCommit(t *testing.T, open MessagesFactory) {
 	ctx := t.Context()
 	id := group(t, a, "alice", "bob")
 	require.ElementsMatch(t, []string{"alice", "bob"}, put(t, b, groupDraft("bob", id, ""))[0].Members)
-	_, err := a.Join(ctx, "app", id, "carol", 0)
+	_, err := a.Join(ctx, "app", id, "carol", storage.GroupLimits{})
 	require.NoError(t, err)
 	require.ElementsMatch(t, []string{"alice", "bob", "carol"}, put(t, b, groupDraft("carol", id, ""))[0].Members)
 	_, err = a.Quit(ctx, "app", id, "bob")

@@ -101,7 +101,7 @@ func testSyncCursorsElsewhere(t *testing.T, open MessagesFactory) {
 	require.NoError(t, err)
 	require.Equal(t, storage.News{Gone: []int64{n}}, lacks(t, s, "alice", map[int64]int64{n: 2}, 9))
 	put(t, s, groupDraft("bob", id, "3"))
-	_, err = s.Join(ctx, "app", id, "alice", 0)
+	_, err = s.Join(ctx, "app", id, "alice", storage.GroupLimits{})
 	require.NoError(t, err)
 
 	// The client has not heard of any of that. What was said meanwhile is not its own.
@@ -256,7 +256,7 @@ func testStale(t *testing.T, open MessagesFactory) {
 	id := group(t, s, "bob")
 	n := groupNumber(t, id)
 	put(t, s, groupDraft("bob", id, "1"), groupDraft("bob", id, "2"))
-	_, err := s.Join(ctx, "app", id, "alice", 0)
+	_, err := s.Join(ctx, "app", id, "alice", storage.GroupLimits{})
 	require.NoError(t, err)
 	require.NotEmpty(t, stale())
 	c.syncFully(t, s)
@@ -349,7 +349,7 @@ func testRead(t *testing.T, open MessagesFactory) {
 	// Who joins has read what was before; what is unread is what it may read.
 	id := group(t, s, "bob")
 	put(t, s, groupDraft("bob", id, "1"), groupDraft("bob", id, "2"))
-	_, err := s.Join(ctx, "app", id, "alice", 0)
+	_, err := s.Join(ctx, "app", id, "alice", storage.GroupLimits{})
 	require.NoError(t, err)
 	put(t, s, groupDraft("bob", id, "3"))
 	conversation = groupNumber(t, id)
