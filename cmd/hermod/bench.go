@@ -16,7 +16,7 @@ import (
 
 func benchCommand() *cobra.Command {
 	cmd := &cobra.Command{Use: "bench", Short: "Put load on a running system and measure what it costs"}
-	cmd.AddCommand(benchTalkCommand(), benchConnectCommand(), benchGroupCommand())
+	cmd.AddCommand(benchTalkCommand(), benchConnectCommand(), benchGroupCommand(), benchSyncCommand())
 	return cmd
 }
 
@@ -244,6 +244,67 @@ func printRefused(w io.Writer, refused map[string]int64) {
 	if len(refused) > 0 {
 		fmt.Fprintln(w, "  refused requests cost too: start the servers with --set limits.enabled=false")
 	}
+}
+
+func benchSyncCommand() *cobra.Command {
+	var (
+		o      bench.SyncOptions
+		secret secretFlags
+		pids   []string
+		asJSON bool
+	)
+	cmd := &cobra.Command{
+		Use:   "sync",
+		Short: "Clients that log in at once and fetch what they have missed",
+		Long: `Stores --unread messages for each of --clients accounts, then logs them in, all at once or --rate a
+second, and has each fetch everything with chat.sync. Start the servers with --set limits.enabled=false.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) (err error) {
+			if o.Secret, err = secret.load(); err != nil {
+				return err
+			}
+			if o.Processes, err = parseProcesses(pids); err != nil {
+				return err
+			}
+			r, err := bench.Sync(cmd.Context(), o)
+			if err != nil {
+				return err
+			}
+			if err := printSync(cmd.OutOrStdout(), r, asJSON); err != nil {
+				return err
+			}
+			if !r.Clean() {
+				return errUnclean
+			}
+			return nil
+		},
+	}
+	flags := cmd.Flags()
+	flags.StringSliceVar(&o.URLs, "url", []string{defaultURL}, "gateway, ws:// or tcp://; may be given again, clients are spread over them")
+	flags.StringVar(&o.App, "app", "default", "tenant of the accounts")
+	flags.IntVar(&o.Clients, "clients", 1000, "accounts that log in")
+	flags.IntVar(&o.Unread, "unread", 100, "messages that wait for each")
+	flags.IntVar(&o.Peers, "peers", 10, "accounts that they are from: conversations of each client")
+	flags.IntVar(&o.Size, "size", 64, "bytes of a message's body")
+	flags.Float64Var(&o.Rate, "rate", 0, "clients that begin per second; 0: all at once, --parallel at a time")
+	flags.IntVar(&o.Parallel, "parallel", 64, "clients under way at once")
+	flags.StringArrayVar(&pids, "pid", nil, "server process whose CPU time is measured, as NAME=PID; may be given again")
+	flags.BoolVar(&asJSON, "json", false, "print the result as one line of JSON")
+	secret.add(cmd)
+	return cmd
+}
+
+func printSync(w io.Writer, r *bench.SyncResult, asJSON bool) error {
+	if asJSON {
+		return json.NewEncoder(w).Encode(r)
+	}
+	fmt.Fprintf(w, "%d clients, %d unread messages of %d bytes each, in %d conversations, %.1f s\n", r.Clients, r.Unread, r.Size, r.Peers, r.Seconds)
+	fmt.Fprintf(w, "  messages        %d in %d pages\n", r.Messages, r.Pages)
+	printLatency(w, "login and sync", r.Complete)
+	printCost(w, "CPU", "µs/client", r.CPU)
+	fmt.Fprintf(w, "  %-15s %.1f µs/message\n", "CPU total", r.CPUMessage.Total)
+	_, err := fmt.Fprintf(w, "  lost %d · doubled %d · reordered %d\n", r.Lost, r.Doubled, r.Reordered)
+	return err
 }
 
 // printCost prints a line for each process and one for all; nothing if none was measured.
