@@ -22,14 +22,23 @@ const MetaLoginAt = "login_at"
 const (
 	// helloWait bounds the handshake of a link.
 	helloWait = 5 * time.Second
-	// redialMin and redialMax bound the jittered backoff between dials of a broken link.
+	// redialMin and redialMax bound the jittered backoff between dials of a broken link: a node that is
+	// reachable again is linked about a second later, and one that is not costs a dial a second.
 	redialMin = 50 * time.Millisecond
-	redialMax = 3 * time.Second
+	redialMax = time.Second
+	// redialRefused is the pause after a refusal: neither node changes its version or its secret as long
+	// as it runs.
+	redialRefused = 10 * time.Second
+	// linkSettled is how long a link must have lived for the backoff to begin anew: one that breaks again
+	// and again has all clients hinted each time.
+	linkSettled = 3 * time.Second
 	// publishMin and publishMax bound the backoff while the registry cannot be reached.
 	publishMin = 100 * time.Millisecond
 	publishMax = 5 * time.Second
 )
 
-// LinkVersion is the version of what services say to each other. A node speaks with peers of the
-// same version and of the one before.
+// LinkVersion is the version of what services say to each other. A node speaks with peers of its own
+// version, the one before and the one after, in the lower one of both: so a cluster is upgraded node
+// by node. Header fields, fields of bodies and commands may be added without a new version: who does
+// not know them passes over them, or answers 301.
 const LinkVersion = 1

@@ -56,6 +56,21 @@ func (e events) until(t testing.TB, what string, holds func() bool) {
 	}
 }
 
+// poll is until for what tells nobody.
+func poll(t testing.TB, what string, holds func() bool) {
+	t.Helper()
+	ticker := time.NewTicker(time.Millisecond)
+	defer ticker.Stop()
+	late := time.After(patience)
+	for !holds() {
+		select {
+		case <-ticker.C:
+		case <-late:
+			t.Fatalf("waited in vain: %s", what)
+		}
+	}
+}
+
 func instance(id, node string, state naming.State, address string) naming.Instance {
 	return naming.Instance{ID: id, Service: naming.ServiceLogic, Node: node, Address: address, State: state}
 }
@@ -83,13 +98,16 @@ func succeed(a im.Agent, p *wire.LogicPkt) {
 }
 
 // startNode listens on the address, which may be "127.0.0.1:0", until stop or the test's end.
-func startNode(t *testing.T, id, address string) *node {
+func startNode(t *testing.T, id, address string, change ...func(*Hub)) *node {
 	n := &node{events: newEvents(), handle: succeed}
 	n.server = transport.NewServer(transport.Options{Driver: transport.DriverGoroutine},
 		transport.Endpoint{Address: address, Protocol: tcp.Protocol()})
 	require.NoError(t, n.server.Listen())
 	n.self = instance(id, id, naming.StateReady, n.server.Addr(0).String())
 	n.Hub = NewHub(HubOptions{Self: n.self, Secret: secret, Receive: n.receive, Changed: n.happened, Log: quiet()})
+	for _, f := range change {
+		f(n.Hub)
+	}
 	n.server.SetAcceptor(n.Hub)
 	n.server.SetMessageListener(n.Hub)
 	n.server.SetStateListener(n.Hub)
@@ -186,6 +204,11 @@ func newDialler(newClient func(id, name string) im.Client) *dialler {
 // startDialler is newDialler with Run, until the test's end.
 func startDialler(t *testing.T, peers ...naming.Instance) *dialler {
 	d := newDialler(nil)
+	d.start(t, peers...)
+	return d
+}
+
+func (d *dialler) start(t *testing.T, peers ...naming.Instance) {
 	ctx, stop := context.WithCancel(context.Background())
 	ended := make(chan struct{})
 	go func() {
@@ -197,7 +220,6 @@ func startDialler(t *testing.T, peers ...naming.Instance) *dialler {
 		<-ended
 	})
 	d.Update(peers)
-	return d
 }
 
 func (d *dialler) receive(l *Link, p *wire.LogicPkt) {

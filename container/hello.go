@@ -19,8 +19,9 @@ import (
 //
 //	accepting side → LinkHello{version, service, instance, nonce a}
 //	dialling side  → LinkHello{version, service, instance, nonce d, proof("dial")}
-//	accepting side → LinkHello{proof("accept")}, or a status and ErrorResp
+//	accepting side → LinkHello{version, proof("accept")}, or a status and ErrorResp
 //
+// The version of the last packet is the one that is spoken: the lower one of the first two.
 // proof(role) is HMAC-SHA256 under a key derived from the cluster's secret, over the role, both
 // instances and both nonces: a recorded handshake proves nothing, and neither side talks to a stranger.
 
@@ -28,15 +29,16 @@ const nonceSize = 16
 
 // hello is one side's part in a handshake.
 type hello struct {
-	self   naming.Instance
-	secret []byte
+	self    naming.Instance
+	secret  []byte
+	version uint32 // LinkVersion
 }
 
 // challenge is what the accepting side sends first.
 func (h hello) challenge() *pb.LinkHello {
 	nonce := make([]byte, nonceSize)
 	_, _ = rand.Read(nonce) // never fails
-	return &pb.LinkHello{Version: LinkVersion, Service: h.self.Service, Instance: h.self.ID, Nonce: nonce}
+	return &pb.LinkHello{Version: h.version, Service: h.self.Service, Instance: h.self.ID, Nonce: nonce}
 }
 
 // answer is the dialling side's reply to the challenge.
@@ -48,8 +50,9 @@ func (h hello) answer(challenge *pb.LinkHello) *pb.LinkHello {
 
 // verify is the accepting side's check of the answer; its result proves the accepting side in turn.
 func (h hello) verify(challenge, answer *pb.LinkHello) (*pb.LinkHello, error) {
-	if !compatible(answer.Version) {
-		return nil, fmt.Errorf("link version %d of %s is not compatible with %d: upgrade one version at a time", answer.Version, answer.Instance, LinkVersion)
+	version, err := h.agree(answer)
+	if err != nil {
+		return nil, err
 	}
 	if len(answer.Nonce) != nonceSize || answer.Instance == "" {
 		return nil, errors.New("link.hello without nonce or instance")
@@ -57,7 +60,7 @@ func (h hello) verify(challenge, answer *pb.LinkHello) (*pb.LinkHello, error) {
 	if !hmac.Equal(answer.Proof, h.proof("dial", challenge, answer)) {
 		return nil, fmt.Errorf("%s does not know this cluster's secret: set the same `secret` on every node", answer.Instance)
 	}
-	return &pb.LinkHello{Version: LinkVersion, Proof: h.proof("accept", challenge, answer)}, nil
+	return &pb.LinkHello{Version: version, Proof: h.proof("accept", challenge, answer)}, nil
 }
 
 // check is the dialling side's check of the last packet.
@@ -68,9 +71,16 @@ func (h hello) check(challenge, answer, last *pb.LinkHello) error {
 	return nil
 }
 
-func compatible(version uint32) bool {
-	return version == LinkVersion || version+1 == LinkVersion || version == LinkVersion+1
+// agree is the version that is spoken with a peer, the lower one of both, or an error with errVersion.
+func (h hello) agree(peer *pb.LinkHello) (uint32, error) {
+	low, high := min(h.version, peer.Version), max(h.version, peer.Version)
+	if high-low > 1 {
+		return 0, fmt.Errorf("%w: %s speaks version %d and this node %d: upgrade one version at a time", errVersion, peer.Instance, peer.Version, h.version)
+	}
+	return low, nil
 }
+
+var errVersion = errors.New("incompatible links")
 
 func (h hello) proof(role string, challenge, answer *pb.LinkHello) []byte {
 	key := mac(h.secret, []byte("hermod link"))

@@ -31,12 +31,23 @@ func receiveHello(c *transport.Conn) (*pb.LinkHello, error) {
 	return unmarshalHello(f.GetPayload())
 }
 
+// connChannel is a channel that writes to its connection at once.
+type connChannel struct {
+	im.Channel
+	id   string
+	conn *transport.Conn
+}
+
+func (c *connChannel) ID() string                { return c.id }
+func (c *connChannel) SetAttachment(any)         {}
+func (c *connChannel) Push(payload []byte) error { return send(c.conn, payload) }
+
 // What a dialling side may send to the accepting side, and what comes of it.
 func TestAcceptChecksTheDiallingSide(t *testing.T) {
 	gateway := naming.Instance{ID: "gateway-1", Service: naming.ServiceGateway}
 	answer := func(secret []byte, change func(*pb.LinkHello)) func(*transport.Conn, *pb.LinkHello) error {
 		return func(c *transport.Conn, challenge *pb.LinkHello) error {
-			h := hello{gateway, secret}
+			h := hello{gateway, secret, LinkVersion}
 			a := h.challenge()
 			change(a)
 			a.Proof = h.proof("dial", challenge, a)
@@ -58,13 +69,14 @@ func TestAcceptChecksTheDiallingSide(t *testing.T) {
 	}{
 		{name: "the cluster's secret", peer: answer(secret, same)},
 		{name: "the version before", peer: answer(secret, func(h *pb.LinkHello) { h.Version = LinkVersion - 1 })},
+		{name: "the version after", peer: answer(secret, func(h *pb.LinkHello) { h.Version = LinkVersion + 1 })},
 		{
 			name: "another secret", peer: answer([]byte("another"), same),
 			fails: "does not know this cluster's secret", reason: im.ReasonUnauthorized, told: true,
 		},
 		{
 			name: "a version too new", peer: answer(secret, func(h *pb.LinkHello) { h.Version = LinkVersion + 2 }),
-			fails: "is not compatible", reason: im.ReasonUnauthorized, told: true,
+			fails: "incompatible links: gateway-1 speaks version 3 and this node 1", reason: im.ReasonUnauthorized, told: true,
 		},
 		{
 			name: "no instance", peer: answer(secret, func(h *pb.LinkHello) { h.Instance = "" }),
@@ -95,7 +107,7 @@ func TestAcceptChecksTheDiallingSide(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				hub := NewHub(HubOptions{Self: instance("logic-1", "logic", naming.StateReady, ""), Secret: secret, Log: quiet()})
+				hub := NewHub(HubOptions{Self: instance("logic-1", "logic", naming.StateReady, ""), Secret: secret, Changed: func() {}, Log: quiet()})
 				here, there := net.Pipe()
 				defer here.Close()
 				defer there.Close()
@@ -105,7 +117,7 @@ func TestAcceptChecksTheDiallingSide(t *testing.T) {
 					challenge, err := receiveHello(c)
 					if err == nil {
 						if recorded == nil {
-							recorded = marshalHello(wire.FlagRequest, hello{gateway, secret}.answer(challenge))
+							recorded = marshalHello(wire.FlagRequest, hello{gateway, secret, LinkVersion}.answer(challenge))
 						}
 						err = test.peer(c, challenge)
 					}
@@ -119,6 +131,9 @@ func TestAcceptChecksTheDiallingSide(t *testing.T) {
 				if test.fails == "" {
 					require.NoError(t, err)
 					require.Equal(t, "gateway-1", peerOf(id))
+					require.False(t, hub.Linked("gateway-1"))
+					require.NoError(t, hub.Connect(&connChannel{id: id, conn: linkConn(here)}))
+					require.True(t, hub.Linked("gateway-1"), "before the peer knows that it is linked")
 					require.NoError(t, <-refused)
 					return
 				}
@@ -141,7 +156,7 @@ func TestDialChecksTheAcceptingSide(t *testing.T) {
 	peer := instance("logic-1", "logic", naming.StateReady, "pipe")
 	accept := func(self naming.Instance, secret []byte, change func(*pb.LinkHello)) func(*transport.Conn) error {
 		return func(c *transport.Conn) error {
-			h := hello{self, secret}
+			h := hello{self, secret, LinkVersion}
 			challenge := h.challenge()
 			change(challenge)
 			if err := send(c, marshalHello(wire.FlagPush, challenge)); err != nil {
@@ -172,7 +187,7 @@ func TestDialChecksTheAcceptingSide(t *testing.T) {
 			name: "another instance", peer: accept(instance("logic-2", "logic", naming.StateReady, ""), secret, same),
 			fails: "logic-2 answers there",
 		},
-		{name: "a version too new", peer: accept(peer, secret, func(h *pb.LinkHello) { h.Version += 2 }), fails: "is not compatible"},
+		{name: "a version too new", peer: accept(peer, secret, func(h *pb.LinkHello) { h.Version += 2 }), fails: "incompatible links: logic-1 speaks version 3 and this node 1"},
 		{
 			name: "a refusal", fails: "no, because",
 			peer: func(c *transport.Conn) error {
@@ -265,7 +280,7 @@ func TestPeerThatBecomesReadyByTheLinkMissedNothing(t *testing.T) {
 		joining, ready := instance("logic-1", "l", naming.StateJoining, "pipe"), instance("logic-1", "l", naming.StateReady, "pipe")
 		d.Update([]naming.Instance{joining})
 		c := linkConn(<-ends)
-		h := hello{joining, secret}
+		h := hello{joining, secret, LinkVersion}
 		challenge := h.challenge()
 		require.NoError(t, send(c, marshalHello(wire.FlagPush, challenge)))
 		answer, err := receiveHello(c)

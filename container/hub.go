@@ -35,11 +35,14 @@ type Hub struct {
 	opts HubOptions
 	next atomic.Uint64 // of channel ids: a peer that redials early has two channels for a moment
 
+	version uint32 // LinkVersion
+
 	mu       sync.RWMutex
-	peers    map[string]im.Channel // by instance; guarded by mu
-	draining bool                  // guarded by mu
-	waiting  map[string]struct{}   // channels whose peer still forwards, while draining; guarded by mu
-	drained  chan struct{}         // closed when draining and nobody forwards any more
+	welcomes map[string]*pb.LinkHello // the handshake's last packet, between Accept and Connect; guarded by mu
+	peers    map[string]im.Channel    // by instance; guarded by mu
+	draining bool                     // guarded by mu
+	waiting  map[string]struct{}      // channels whose peer still forwards, while draining; guarded by mu
+	drained  chan struct{}            // closed when draining and nobody forwards any more
 }
 
 var (
@@ -51,10 +54,13 @@ var (
 
 // NewHub returns a hub without peers.
 func NewHub(opts HubOptions) *Hub {
-	return &Hub{opts: opts, peers: map[string]im.Channel{}, waiting: map[string]struct{}{}, drained: make(chan struct{})}
+	return &Hub{
+		opts: opts, version: LinkVersion, welcomes: map[string]*pb.LinkHello{}, peers: map[string]im.Channel{},
+		waiting: map[string]struct{}{}, drained: make(chan struct{}),
+	}
 }
 
-// Accept does the handshake of a link. It implements im.Acceptor.
+// Accept does the handshake of a link, but for its last packet: see Connect. It implements im.Acceptor.
 func (h *Hub) Accept(conn im.Conn, wait time.Duration) (string, error) {
 	if err := conn.SetDeadline(time.Now().Add(min(wait, helloWait))); err != nil {
 		return "", err
@@ -62,7 +68,7 @@ func (h *Hub) Accept(conn im.Conn, wait time.Duration) (string, error) {
 	if h.isDraining() {
 		return "", errDraining
 	}
-	hello := hello{h.opts.Self, h.opts.Secret}
+	hello := hello{h.opts.Self, h.opts.Secret, h.version}
 	challenge := hello.challenge()
 	if err := send(conn, marshalHello(wire.FlagPush, challenge)); err != nil {
 		return "", err
@@ -82,10 +88,10 @@ func (h *Hub) Accept(conn im.Conn, wait time.Duration) (string, error) {
 		_ = send(conn, marshal(wire.Header{Command: wire.CmdLinkHello, Flag: wire.FlagResponse, Status: wire.StatusUnauthorized}, refusal))
 		return "", &im.CloseError{Reason: im.ReasonUnauthorized, Err: err}
 	}
-	if err := send(conn, marshalHello(wire.FlagResponse, last)); err != nil {
-		return "", err
-	}
 	id := fmt.Sprintf("%s#%d", answer.Instance, h.next.Add(1))
+	h.mu.Lock()
+	h.welcomes[id] = last
+	h.mu.Unlock()
 	return id, conn.SetDeadline(time.Time{})
 }
 
@@ -101,14 +107,21 @@ func send(conn im.Conn, payload []byte) error {
 	return conn.Flush()
 }
 
-// Connect makes the channel the peer's link. It implements im.ConnectListener.
+// Connect makes the channel the peer's link, and ends the handshake: when the peer knows that it is
+// linked, what is pushed to it goes there. It implements im.ConnectListener.
 func (h *Hub) Connect(ch im.Channel) error {
 	peer := peerOf(ch.ID())
 	ch.SetAttachment(peer)
 	h.mu.Lock()
+	welcome := h.welcomes[ch.ID()]
+	delete(h.welcomes, ch.ID())
 	if h.draining {
 		h.mu.Unlock()
 		return errDraining
+	}
+	if err := ch.Push(marshalHello(wire.FlagResponse, welcome)); err != nil {
+		h.mu.Unlock()
+		return err
 	}
 	old := h.peers[peer]
 	h.peers[peer] = ch
@@ -116,7 +129,7 @@ func (h *Hub) Connect(ch im.Channel) error {
 	if old != nil {
 		old.Close(im.ReasonDisplaced)
 	}
-	h.opts.Log.WithField("peer", peer).Info("link up")
+	h.opts.Log.WithField("peer", peer).WithField("version", welcome.GetVersion()).Info("link up")
 	h.opts.Changed()
 	return nil
 }
@@ -130,6 +143,7 @@ func (h *Hub) Disconnect(id string) error {
 		delete(h.peers, peer)
 	}
 	h.stopsForwarding(id)
+	delete(h.welcomes, id) // if Connect was never called
 	h.mu.Unlock()
 	if current {
 		h.opts.Log.WithField("peer", peer).Info("link down")

@@ -144,7 +144,7 @@ func (l *Link) run(ctx context.Context) {
 			stop := context.AfterFunc(ctx, client.Close)
 			err = l.serve(client)
 			stop()
-			if time.Since(since) > redialMax { // else it may break again and again
+			if time.Since(since) > linkSettled {
 				pause.Reset()
 			}
 			l.log.WithError(err).Info("link down")
@@ -154,16 +154,26 @@ func (l *Link) run(ctx context.Context) {
 		if l.set.release(l) {
 			return
 		}
+		wait := pause.NextBackOff()
+		if refused(err) {
+			wait = redialRefused
+		}
 		select {
 		case <-ctx.Done():
 			return
 		case <-l.wake:
-		case <-time.After(pause.NextBackOff()):
+		case <-time.After(wait):
 		}
 		if l.set.release(l) {
 			return
 		}
 	}
+}
+
+// refused reports whether one of the nodes does not want to speak with the other.
+func refused(err error) bool {
+	var e *wire.Error
+	return errors.Is(err, errVersion) || errors.As(err, &e)
 }
 
 // dial connects and does the dialling side of the handshake.
@@ -187,7 +197,7 @@ func (l *Link) dial(ctx context.Context) (_ im.Client, err error) {
 			err = fmt.Errorf("handshake with %s at %s: %w", l.peer, address, closedEarly(err))
 		}
 	}()
-	hello := hello{l.set.opts.Self, l.set.opts.Secret}
+	hello := hello{l.set.opts.Self, l.set.opts.Secret, l.set.version}
 	challenge, err := readHello(client)
 	if err != nil {
 		return nil, err
@@ -195,18 +205,24 @@ func (l *Link) dial(ctx context.Context) (_ im.Client, err error) {
 	if challenge.Instance != l.peer {
 		return nil, fmt.Errorf("%s answers there", challenge.Instance)
 	}
-	if !compatible(challenge.Version) {
-		return nil, fmt.Errorf("link version %d is not compatible with %d: upgrade one version at a time", challenge.Version, LinkVersion)
-	}
 	answer := hello.answer(challenge)
 	if err := client.Send(marshalHello(wire.FlagRequest, answer)); err != nil {
+		return nil, err
+	}
+	// After the answer, so that the peer's log says so too.
+	version, err := hello.agree(challenge)
+	if err != nil {
 		return nil, err
 	}
 	last, err := readHello(client)
 	if err != nil {
 		return nil, err
 	}
-	return client, hello.check(challenge, answer, last)
+	if err := hello.check(challenge, answer, last); err != nil {
+		return nil, err
+	}
+	l.log.WithField("version", version).Info("link up")
+	return client, nil
 }
 
 func readHello(client im.Client) (*pb.LinkHello, error) {
@@ -223,7 +239,6 @@ func (l *Link) serve(client im.Client) error {
 	l.client, l.draining = client, false
 	l.wasUp = true
 	l.mu.Unlock()
-	l.log.Info("link up")
 	l.set.linkChanged()
 	l.set.opts.Up(l, l.missed)
 	err := l.read(client)

@@ -38,9 +38,10 @@ var ErrNoPeer = errors.New("no ready peer is connected")
 
 // Links is the dialling side's set of links to all nodes of one service.
 type Links struct {
-	opts   LinksOptions
-	wg     sync.WaitGroup
-	usable atomic.Pointer[[]*Link] // what Select chooses from
+	opts    LinksOptions
+	version uint32 // LinkVersion
+	wg      sync.WaitGroup
+	usable  atomic.Pointer[[]*Link] // what Select chooses from
 
 	mu    sync.Mutex
 	ctx   context.Context  // of Run; nil before and after; guarded by mu
@@ -49,7 +50,7 @@ type Links struct {
 
 // NewLinks returns an empty set; Update fills it while Run runs.
 func NewLinks(opts LinksOptions) *Links {
-	s := &Links{opts: opts, links: map[string]*Link{}}
+	s := &Links{opts: opts, version: LinkVersion, links: map[string]*Link{}}
 	s.usable.Store(new([]*Link))
 	return s
 }

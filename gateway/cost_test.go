@@ -32,7 +32,10 @@ func newSinkLink(hub *container.Hub) *sinkLink {
 
 func (l *sinkLink) Connect(string) error {
 	go func() {
-		_, err := l.hub.Accept(&sinkConn{link: l}, time.Minute)
+		id, err := l.hub.Accept(&sinkConn{link: l}, time.Minute)
+		if err == nil {
+			err = l.hub.Connect(&sinkChannel{newFakeChannel(id), l})
+		}
 		l.accepted <- err
 	}()
 	return nil
@@ -80,6 +83,17 @@ func (c *sinkConn) SetDeadline(time.Time) error  { return nil }
 func (c *sinkConn) ReadFrame() (im.Frame, error) { return frame(<-c.link.in), nil }
 func (c *sinkConn) Flush() error                 { return nil }
 func (c *sinkConn) WriteFrame(_ im.OpCode, p []byte) error {
+	c.link.out <- bytes.Clone(p)
+	return nil
+}
+
+// sinkChannel is the accepting end after it.
+type sinkChannel struct {
+	*fakeChannel
+	link *sinkLink
+}
+
+func (c *sinkChannel) Push(p []byte) error {
 	c.link.out <- bytes.Clone(p)
 	return nil
 }
