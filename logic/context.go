@@ -24,6 +24,8 @@ type Context struct {
 	Gateway string
 	// Meta is what the gateway, and no client, learns with the answer. May be nil.
 	Meta []wire.Meta
+	// Delivered is, likewise, what the answer holds or acknowledges. May be nil.
+	Delivered []wire.Delivered
 
 	agent    im.Agent
 	log      *logrus.Entry
@@ -88,6 +90,7 @@ func (c *Context) respond(status wire.Status, body proto.Message) {
 		Flag:      wire.FlagResponse,
 		Status:    status,
 		Meta:      c.Meta,
+		Link:      wire.Link{Delivered: c.Delivered},
 	}}
 	if body != nil {
 		var err error

@@ -158,14 +158,16 @@ func (d *dispatcher) message(u *utterance, sessions func(account string) []stora
 	targets := targets{}
 	for _, m := range t.Members {
 		for _, s := range sessions(m) {
-			syncs := wire.Features(s.Features).Has(wire.FeatureSync)
+			syncs := keepsCursors(s)
 			if s.Channel == u.c.Packet.ChannelID || !syncs && (m == t.Sender || t.Duplicate) {
 				continue
 			}
 			targets.add(s)
 		}
 	}
-	d.send(targets, wire.Header{Command: u.c.Packet.Command, Dest: t.Dest}, &pb.MessagePush{
+	header := wire.Header{Command: u.c.Packet.Command, Dest: t.Dest}
+	header.Delivered = []wire.Delivered{{Conversation: t.Conversation, From: t.Seq, To: t.Seq, MessageID: t.MessageID}}
+	d.send(targets, header, &pb.MessagePush{
 		MessageId:    t.MessageID,
 		Type:         t.Type,
 		Body:         t.Body,
@@ -222,12 +224,26 @@ func (d *dispatcher) kick(s storage.Session) {
 	d.send(targets, wire.Header{Command: wire.CmdSignIn}, &pb.KickoutNotify{ChannelId: s.Channel})
 }
 
+// keepsCursors reports whether the session's client keeps cursors, and so acknowledges nothing.
+func keepsCursors(s storage.Session) bool { return wire.Features(s.Features).Has(wire.FeatureSync) }
+
 // targets are the channels to reach, by gateway.
-type targets map[string][]string
+type targets map[string]target
 
-func (t targets) add(s storage.Session) { t[s.Gateway] = append(t[s.Gateway], s.Channel) }
+type target struct {
+	channels []string
+	acks     bool // some of them are of clients that acknowledge what they are sent
+}
 
-// send encodes the body once and queues one packet per gateway.
+func (t targets) add(s storage.Session) {
+	to := t[s.Gateway]
+	to.channels = append(to.channels, s.Channel)
+	to.acks = to.acks || !keepsCursors(s)
+	t[s.Gateway] = to
+}
+
+// send encodes the body once and queues one packet per gateway. The gateway learns what the packet
+// holds, by the header's Delivered, if clients of it will acknowledge that.
 func (d *dispatcher) send(t targets, header wire.Header, body proto.Message) {
 	if len(t) == 0 {
 		return
@@ -239,8 +255,13 @@ func (d *dispatcher) send(t targets, header wire.Header, body proto.Message) {
 		d.log.WithError(err).WithField("command", p.Command).Error("cannot encode a push")
 		return
 	}
-	for gateway, channels := range t {
-		for len(channels) > 0 {
+	delivered := header.Delivered
+	for gateway, to := range t {
+		p.Delivered = nil
+		if to.acks {
+			p.Delivered = delivered
+		}
+		for channels := to.channels; len(channels) > 0; {
 			n := min(maxChannels, len(channels))
 			p.Channels = channels[:n]
 			d.count(n, d.links.Push(gateway, p.Append(nil)))

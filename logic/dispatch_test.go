@@ -1,6 +1,7 @@
 package logic
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"slices"
@@ -86,18 +87,22 @@ func TestReceivers(t *testing.T) {
 
 func TestPushOfAMessage(t *testing.T) {
 	f := start(t, nil)
-	f.online("gateway-2", "bob", old, "", "web")
+	f.online("gateway-1", "bob", syncs, "tab")
+	f.online("gateway-2", "bob", old, "")
+	f.online("gateway-2", "bob", syncs, "web")
 	var resp pb.MessageResp
 	f.succeeds(talkTo("alice", "bob"), &pb.MessageReq{Type: 2, Body: "hi", Extra: "x", ClientId: "c"}, &resp)
 	f.idle()
 	pushes := f.links.pushes()
-	require.Len(t, pushes, 1, "one packet a gateway")
-	p := pushes[0]
-	require.Equal(t, "gateway-2", p.gateway)
-	require.Equal(t, wire.Header{
-		Command: wire.CmdUserTalk, Flag: wire.FlagPush, Dest: "bob",
-		Link: wire.Link{Channels: []string{"gateway-2.bob", "gateway-2.bob.web"}},
-	}, p.Header)
+	require.Len(t, pushes, 2, "one packet a gateway")
+	slices.SortFunc(pushes, func(a, b pushed) int { return cmp.Compare(a.gateway, b.gateway) })
+	header := wire.Header{Command: wire.CmdUserTalk, Flag: wire.FlagPush, Dest: "bob"}
+	header.Channels = []string{"gateway-1.bob.tab"}
+	require.Equal(t, header, pushes[0].Header)
+	p := pushes[1]
+	header.Channels = []string{"gateway-2.bob", "gateway-2.bob.web"}
+	header.Delivered = []wire.Delivered{{Conversation: 7, From: resp.Seq, To: resp.Seq, MessageID: resp.MessageId}}
+	require.Equal(t, header, p.Header, "where a client acknowledges, the gateway learns what it is sent")
 	var m pb.MessagePush
 	require.NoError(t, proto.Unmarshal(p.Body, &m))
 	want := &pb.MessagePush{
@@ -218,7 +223,7 @@ func TestCountOfPushes(t *testing.T) {
 	f := build(t, nil)
 	f.links.fails = map[string]error{"full": im.ErrQueueFull, "gone": container.ErrNotLinked, "broken": errors.New("x")}
 	for _, g := range []string{"full", "gone", "broken", "up"} {
-		f.dispatch.send(targets{g: {"a", "b"}}, wire.Header{Command: wire.CmdUserTalk}, &pb.MessagePush{})
+		f.dispatch.send(targets{g: {channels: []string{"a", "b"}}}, wire.Header{Command: wire.CmdUserTalk}, &pb.MessagePush{})
 	}
 	require.EqualValues(t, 2, f.counter("pushed_total", ""))
 	require.EqualValues(t, 2, f.counter("unpushed_total", "queue_full"))

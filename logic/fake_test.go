@@ -36,6 +36,7 @@ type fakeStore struct {
 	page     storage.Delta
 	entries  []storage.IndexEntry
 	content  []storage.Message
+	acked    map[int64]int64
 	asked    []string // calls, with their arguments
 }
 
@@ -107,8 +108,8 @@ func (s *fakeStore) Content(_ context.Context, app, account string, ids []int64)
 	return s.content, s.note("content %s %s %d", app, account, len(ids))
 }
 
-func (s *fakeStore) Ack(_ context.Context, app, account string, id int64) error {
-	return s.note("ack %s %s %d", app, account, id)
+func (s *fakeStore) Ack(_ context.Context, app, account string, id int64, delivered []storage.Run) (map[int64]int64, error) {
+	return s.acked, s.note("ack %s %s %d %v", app, account, id, delivered)
 }
 
 func (s *fakeStore) Sync(_ context.Context, app, account string, q storage.SyncQuery) (storage.News, error) {

@@ -2,6 +2,8 @@ package logic
 
 import (
 	"context"
+	"maps"
+	"slices"
 
 	"google.golang.org/protobuf/proto"
 
@@ -19,9 +21,19 @@ type offline struct {
 // contentPage is the largest number of messages that one request may ask for (protocol.md).
 const contentPage = 200
 
+// ack acknowledges what the gateway names as delivered up to the message, and nothing else. It tells
+// the gateway how far each conversation is acknowledged now.
 func (o *offline) ack(ctx context.Context, c *Context, req *pb.MessageAckReq) (proto.Message, error) {
 	who := c.Account()
-	return nil, o.messages.Ack(ctx, who.App, who.Account, req.MessageId)
+	runs := make([]storage.Run, len(c.Packet.Delivered))
+	for i, d := range c.Packet.Delivered {
+		runs[i] = storage.Run(d)
+	}
+	acked, err := o.messages.Ack(ctx, who.App, who.Account, req.MessageId, runs)
+	for _, conversation := range slices.Sorted(maps.Keys(acked)) {
+		c.Delivered = append(c.Delivered, wire.Delivered{Conversation: conversation, To: acked[conversation]})
+	}
+	return nil, err
 }
 
 func (o *offline) index(ctx context.Context, c *Context, req *pb.MessageIndexReq) (proto.Message, error) {
@@ -34,7 +46,23 @@ func (o *offline) index(ctx context.Context, c *Context, req *pb.MessageIndexReq
 	for i, e := range entries {
 		resp.Indexes[i] = indexOf(e, who.Account)
 	}
+	c.Delivered = pageRuns(entries)
 	return resp, nil
+}
+
+// pageRuns are the runs of a page of the index.
+func pageRuns(entries []storage.IndexEntry) (runs []wire.Delivered) {
+	place := make(map[int64]int) // of a conversation's last run
+	for _, e := range entries {
+		i, ok := place[e.Conversation]
+		if !ok || runs[i].To+1 != e.Seq {
+			i = len(runs)
+			place[e.Conversation] = i
+			runs = append(runs, wire.Delivered{Conversation: e.Conversation, From: e.Seq, MessageID: entries[len(entries)-1].ID})
+		}
+		runs[i].To = e.Seq
+	}
+	return runs
 }
 
 func indexOf(e storage.IndexEntry, account string) *pb.MessageIndex {

@@ -24,7 +24,10 @@ func TestOfflineIndex(t *testing.T) {
 		{Message: storage.Message{ID: 4, Sender: "alice", SendTime: 14, Seq: 2, Conversation: 9}, Kind: storage.KindGroup},
 	}
 	var resp pb.MessageIndexResp
-	f.succeeds(asClient("alice", wire.CmdOfflineIndex), &pb.MessageIndexReq{MessageId: 5}, &resp)
+	p := f.succeeds(asClient("alice", wire.CmdOfflineIndex), &pb.MessageIndexReq{MessageId: 5}, &resp)
+	require.Equal(t, []wire.Delivered{
+		{Conversation: 7, From: 1, To: 2, MessageID: 4}, {Conversation: 9, From: 1, To: 2, MessageID: 4},
+	}, p.Delivered, "for the gateway: the page's last message")
 	require.Equal(t, []string{"index demo alice 5 100"}, f.store.calls())
 	want := &pb.MessageIndexResp{Indexes: []*pb.MessageIndex{
 		{MessageId: 1, SendTime: 11, AccountB: "bob", Seq: 1, Conversation: "7"},
@@ -54,8 +57,12 @@ func TestOfflineContent(t *testing.T) {
 
 func TestAck(t *testing.T) {
 	f := start(t, nil)
-	f.succeeds(asClient("alice", wire.CmdTalkAck), &pb.MessageAckReq{MessageId: 5}, nil)
-	require.Equal(t, []string{"ack demo alice 5"}, f.store.calls())
+	h := asClient("alice", wire.CmdTalkAck)
+	h.Delivered = []wire.Delivered{{Conversation: 7, From: 1, To: 2, MessageID: 4}, {Conversation: 9, From: 3, To: 3, MessageID: 5}}
+	f.store.acked = map[int64]int64{9: 3, 7: 2}
+	p := f.succeeds(h, &pb.MessageAckReq{MessageId: 5}, nil)
+	require.Equal(t, []string{"ack demo alice 5 [{7 1 2 4} {9 3 3 5}]"}, f.store.calls())
+	require.Equal(t, []wire.Delivered{{Conversation: 7, To: 2}, {Conversation: 9, To: 3}}, p.Delivered, "the gateway may forget them")
 	f.store.set(func() { f.store.err = storage.ErrNoMessage })
 	f.fails(asClient("alice", wire.CmdTalkAck), &pb.MessageAckReq{MessageId: 6}, wire.StatusNoDestination)
 }

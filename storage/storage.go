@@ -130,6 +130,18 @@ type IndexEntry struct {
 	Peer string
 }
 
+// Run is messages of one conversation that a client was sent. Runs that follow each other and have
+// the same MessageID were sent together: the message itself, or a page of the index, in the order of ids.
+type Run struct {
+	Conversation int64
+	// From and To are the seqs of the first and the last.
+	From, To int64
+	// MessageID is the id of the last message that was sent together with it. 0 if an ack of one of
+	// them proves nothing, only one of what was sent behind them: the ack may be older than the page, or
+	// their order is not known any more.
+	MessageID int64
+}
+
 // Delta is what changed in one conversation since a cursor.
 type Delta struct {
 	Conversation int64
@@ -236,9 +248,12 @@ type Messages interface {
 	// Content returns the messages with these ids that the account may read, in the order asked
 	// for; others are left out.
 	Content(ctx context.Context, app, account string, ids []int64) ([]Message, error)
-	// Ack notes that the account has everything it was sent up to this message. It never moves
-	// back; ErrNoMessage for a message that the account may not read.
-	Ack(ctx context.Context, app, account string, messageID int64) error
+	// Ack notes that one of the account's clients, which keeps no cursors, has what it was sent up to
+	// this message. delivered is what it was sent, in order; see Run. A conversation's acknowledged part never moves
+	// back and never skips a message: a run that is not joined to it is left out. It returns, for the conversations
+	// of the runs that were acknowledged or left out, up to which seq the account has acknowledged now.
+	// ErrNoMessage for a message that the account may not read.
+	Ack(ctx context.Context, app, account string, messageID int64, delivered []Run) (acked map[int64]int64, err error)
 	// Sync returns what the client lacks: messages, fairly spread over the conversations that have
 	// news; conversations without a cursor, even if nothing was said in them; conversations whose
 	// read position is not the cursor's, or whose cursor is not where it should be although there is no

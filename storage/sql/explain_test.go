@@ -205,7 +205,15 @@ func exercise(t *testing.T, s *Store, group string) {
 	require.NoError(t, err)
 	_, err = s.Content(ctx, "app", "alice", []int64{entries[0].ID, last})
 	require.NoError(t, err)
-	require.NoError(t, s.Ack(ctx, "app", "alice", last))
+	var runs []storage.Run
+	for _, e := range entries {
+		runs = append(runs, storage.Run{Conversation: e.Conversation, From: e.Seq, To: e.Seq, MessageID: last})
+	}
+	for _, e := range []storage.IndexEntry{entries[100], entries[len(entries)-1]} {
+		acked, err := s.Ack(ctx, "app", "alice", e.ID, runs)
+		require.NoError(t, err)
+		require.EqualValues(t, e.Seq, acked[e.Conversation])
+	}
 	require.NoError(t, s.PrimeIDs(ctx))
 }
 

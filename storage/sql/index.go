@@ -1,13 +1,11 @@
 package sql
 
 import (
-	"cmp"
 	"container/heap"
 	"context"
 	stdsql "database/sql"
 	"fmt"
 	"slices"
-	"strings"
 
 	"gorm.io/gorm"
 
@@ -178,80 +176,4 @@ func (s *Store) fill(db *gorm.DB, all []*run) error {
 		r := byID[e.Conversation]
 		r.entries = append(r.entries, e)
 	})
-}
-
-// Ack implements storage.Messages.
-func (s *Store) Ack(ctx context.Context, app, account string, messageID int64) error {
-	db := s.reader.WithContext(ctx)
-	at := span{}
-	err := s.query(db, func(rows *stdsql.Rows) error { return rows.Scan(&at.conversation, &at.to) },
-		"SELECT m.conversation_id, m.seq FROM messages m"+s.dialect.index("messages_id")+" "+s.dialect.straight+
-			" members r ON r.conversation_id = m.conversation_id AND r.account = ?"+
-			" WHERE r.app = ? AND r.joined_seq < m.seq AND m.message_id = ?", []byte(account), []byte(app), messageID)
-	if err == nil && at.conversation == 0 {
-		return storage.ErrNoMessage
-	}
-	var list []membership
-	if err == nil {
-		list, err = s.memberships(db, app, account, "m.ack_seq", "c.last_seq > m.ack_seq")
-	}
-	if err == nil {
-		err = s.ackAll(db, account, list, at, messageID)
-	}
-	if err != nil {
-		return fmt.Errorf("ack: %w", err)
-	}
-	return nil
-}
-
-// ackAll moves the ack of the message's own conversation to its seq, and that of each other one
-// to its last message that is not newer.
-func (s *Store) ackAll(db *gorm.DB, account string, list []membership, at span, messageID int64) error {
-	var acks []span // to: the new ack
-	var partly []membership
-	var floors []int64
-	for _, m := range list {
-		switch {
-		case m.conversation == at.conversation:
-			acks = append(acks, span{m.conversation, m.ackSeq, at.to})
-		case m.lastID <= messageID:
-			acks = append(acks, span{m.conversation, m.ackSeq, m.lastSeq})
-		default:
-			partly = append(partly, m)
-			floors = append(floors, m.ackSeq)
-		}
-	}
-	seqs, err := s.seqsUpTo(db, partly, floors, messageID)
-	if err != nil {
-		return err
-	}
-	for i, m := range partly {
-		acks = append(acks, span{m.conversation, m.ackSeq, seqs[i]})
-	}
-	acks = slices.DeleteFunc(acks, func(a span) bool { return a.to <= a.from })
-	if len(acks) == 0 {
-		return nil
-	}
-	slices.SortFunc(acks, func(a, b span) int { return cmp.Compare(a.conversation, b.conversation) })
-	return s.transact(db.Statement.Context, func(tx *gorm.DB) error { return s.moveAcks(tx, account, acks) })
-}
-
-// moveAcks never moves one back, whatever another device has acknowledged meanwhile.
-func (s *Store) moveAcks(tx *gorm.DB, account string, acks []span) error {
-	for part := range slices.Chunk(acks, s.dialect.keys) {
-		args := make([]any, 0, 3*len(part)+1)
-		for _, a := range part {
-			args = append(args, a.conversation, a.to)
-		}
-		args = append(args, []byte(account))
-		for _, a := range part {
-			args = append(args, a.conversation)
-		}
-		err := s.exec(tx, "UPDATE members SET ack_seq = "+s.dialect.greatest+"(ack_seq, CASE conversation_id"+
-			strings.Repeat(" WHEN ? THEN ?", len(part))+" END) WHERE account = ? AND conversation_id IN ("+marks(len(part))+")", args...)
-		if err != nil {
-			return fmt.Errorf("move acks: %w", err)
-		}
-	}
-	return nil
 }
