@@ -22,6 +22,7 @@ type Config struct {
 	Gateway  Gateway  `koanf:"gateway"`
 	Logic    Logic    `koanf:"logic"`
 	Router   Router   `koanf:"router"`
+	Devices  Devices  `koanf:"devices"`
 	Limits   Limits   `koanf:"limits"`
 	Shutdown Shutdown `koanf:"shutdown"`
 }
@@ -138,6 +139,13 @@ type Router struct {
 	TrustedProxies []string `koanf:"trusted_proxies" doc:"CIDRs of the proxies whose X-Forwarded-For is believed. Empty: nobody's."`
 }
 
+// Devices says which devices of one account may be signed in together. The same on every logic node.
+type Devices struct {
+	Scope     string `koanf:"scope" doc:"device: each device of an account has its session, up to limits.max_devices. platform: one device of each platform, such as ios or web; another one of the same platform conflicts. A device that connects again replaces its own session in any case."`
+	Conflict  string `koanf:"conflict" doc:"What a login does that conflicts. displace: it wins, and the session that is there is closed (4002). refuse: it gets status 106 and is closed (4006), as long as the other one's connection lives."`
+	MaxPolicy string `koanf:"max_policy" doc:"What a login of one more device than limits.max_devices does. displace: the device that logged in first is closed. refuse: the login is refused."`
+}
+
 // Limits bound what one user can use up.
 type Limits struct {
 	Enabled         bool `koanf:"enabled" doc:"Enforce the rates below. Off for load tests only; sizes, members, groups and devices are always bounded."`
@@ -147,7 +155,7 @@ type Limits struct {
 	AccountBurst    int  `koanf:"account_burst" doc:"Requests that one account may make at once."`
 	LoginRate       int  `koanf:"login_rate" doc:"Logins a second that one gateway takes, in the long run; others are told to try again."`
 	LoginBurst      int  `koanf:"login_burst" doc:"Logins that one gateway takes at once."`
-	MaxDevices      int  `koanf:"max_devices" doc:"Devices of one account that may be connected."`
+	MaxDevices      int  `koanf:"max_devices" doc:"Devices of one account that may be connected; devices.max_policy says what happens to one more."`
 	MaxGroupMembers int  `koanf:"max_group_members" doc:"Members of one group."`
 	MaxGroups       int  `koanf:"max_groups" doc:"Groups that one account may create or join, counting those that others have added it to."`
 	MaxBody         Size `koanf:"max_body" doc:"Largest message, body and extra together; gateway.max_packet bounds it too."`
@@ -174,8 +182,9 @@ func Default() Config {
 			LoginWait: 10 * time.Second, ReadWait: 3 * time.Minute, WriteWait: 10 * time.Second,
 			MaxPacket: 64 * KiB, QueueBytes: MiB, MaxConnections: 1_000_000, Poll: true,
 		},
-		Logic:  Logic{Listen: ":8100", Shards: 4, BatchMax: 500, QueueMax: 20_000, Handlers: 64, Timeout: 10 * time.Second},
-		Router: Router{Listen: ":8080", Domains: 3},
+		Logic:   Logic{Listen: ":8100", Shards: 4, BatchMax: 500, QueueMax: 20_000, Handlers: 64, Timeout: 10 * time.Second},
+		Router:  Router{Listen: ":8080", Domains: 3},
+		Devices: Devices{Scope: ScopeDevice, Conflict: PolicyDisplace, MaxPolicy: PolicyDisplace},
 		Limits: Limits{
 			Enabled:        true,
 			ConnectionRate: 50, ConnectionBurst: 200, AccountRate: 100, AccountBurst: 400,
@@ -201,6 +210,14 @@ func Standalone(database string) Config {
 	c.Router.Listen = "127.0.0.1:8080"
 	return c
 }
+
+// The values of Devices.
+const (
+	ScopeDevice    = "device"
+	ScopePlatform  = "platform"
+	PolicyDisplace = "displace"
+	PolicyRefuse   = "refuse"
+)
 
 // The drivers.
 const (

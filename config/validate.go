@@ -118,6 +118,9 @@ func (c Config) validateRouter(v *validation) {
 }
 
 func (c Config) validateLimits(v *validation) {
+	v.oneOf("devices.scope", c.Devices.Scope, ScopeDevice, ScopePlatform)
+	v.oneOf("devices.conflict", c.Devices.Conflict, PolicyDisplace, PolicyRefuse)
+	v.oneOf("devices.max_policy", c.Devices.MaxPolicy, PolicyDisplace, PolicyRefuse)
 	l := c.Limits
 	for _, n := range []struct {
 		key   string

@@ -19,6 +19,9 @@ import "time"
 // it was stored, in decimal: the fence that the gateway gives when it stores the session again.
 const MetaLoginAt = "login_at"
 
+// MetaStamp is the Meta that holds storage.Admission.Stamp, in decimal.
+const MetaStamp = "stamp"
+
 const (
 	// helloWait bounds the handshake of a link.
 	helloWait = 5 * time.Second

@@ -126,7 +126,7 @@ func AsError(p *wire.LogicPkt) error {
 	}
 	var m pb.ErrorResp
 	_ = proto.Unmarshal(p.Body, &m) // a message is a courtesy
-	return &wire.Error{Status: p.Status, Message: m.Message}
+	return wire.ErrorOf(p.Status, &m)
 }
 
 // marshal makes a packet of a header and a body, which may be nil.

@@ -8,8 +8,8 @@ import (
 // commands is the table of all commands. A new one needs a row here, a handler and a test.
 func (n *Node) commands(d *dispatcher) []Route {
 	var (
-		login   = &login{sessions: n.deps.Sessions, dispatch: d, maxDevices: n.cfg.MaxDevices, now: n.cfg.Now}
-		lease   = &lease{sessions: n.deps.Sessions}
+		login   = &login{sessions: n.deps.Sessions, dispatch: d, policy: n.cfg.Devices, metrics: n.metrics, now: n.cfg.Now}
+		lease   = &lease{sessions: n.deps.Sessions, dispatch: d, policy: n.cfg.Devices}
 		talk    = &talk{committer: n.committer, maxBody: n.cfg.MaxBody}
 		offline = &offline{messages: n.deps.Messages, indexPage: n.cfg.IndexPage}
 		sync    = &syncer{messages: n.deps.Messages}

@@ -11,7 +11,6 @@ import (
 	im "github.com/hermod-im/hermod"
 	"github.com/hermod-im/hermod/storage"
 	"github.com/hermod-im/hermod/wire"
-	"github.com/hermod-im/hermod/wire/pb"
 )
 
 // Context is one request on its way through the chain. It is finished exactly once: by Respond, by
@@ -58,11 +57,12 @@ func (c *Context) fail(err error) {
 		c.log.WithError(err).WithField("command", c.Packet.Command).Error("request failed")
 		e = wire.Errorf(wire.StatusSystemException, "the service is busy: try again")
 	}
-	c.respond(e.Status, &pb.ErrorResp{Message: e.Message})
+	c.respond(e.Status, e.Resp())
 }
 
 func asWireError(err error) *wire.Error {
 	var e *wire.Error
+	var conflict *storage.ConflictError
 	switch {
 	case errors.As(err, &e):
 		return e
@@ -74,6 +74,10 @@ func asWireError(err error) *wire.Error {
 		return wire.Errorf(wire.StatusNoDestination, "there is no such message")
 	case errors.Is(err, storage.ErrGroupFull):
 		return wire.Errorf(wire.StatusUnauthorized, "the group is full")
+	case errors.Is(err, storage.ErrSuperseded):
+		return wire.Errorf(wire.StatusConflict, "a newer login of this client is there")
+	case errors.As(err, &conflict):
+		return wire.Errorf(wire.StatusConflict, "another device is signed in")
 	case errors.Is(err, storage.ErrInvalid):
 		return wire.Errorf(wire.StatusInvalidBody, "%s", err.Error())
 	default:
@@ -92,6 +96,9 @@ func (c *Context) respond(status wire.Status, body proto.Message) {
 		Meta:      c.Meta,
 		Link:      wire.Link{Delivered: c.Delivered},
 	}}
+	if p.Command == wire.CmdSignIn { // should its channel be gone, the gateway ends the session
+		p.App, p.Account, p.Device = c.Packet.App, c.Packet.Account, c.Packet.Device
+	}
 	if body != nil {
 		var err error
 		if p.Body, err = proto.Marshal(body); err != nil {

@@ -217,11 +217,32 @@ func (d *dispatcher) toOthers(who storage.AccountKey, asking string, feature wir
 	d.send(targets, header, body)
 }
 
-// kick tells a displaced session so; its gateway closes the connection.
-func (d *dispatcher) kick(s storage.Session) {
+// kick tells a displaced session so, and why; its gateway closes the connection.
+func (d *dispatcher) kick(x storage.Displaced) {
+	d.metrics.displaced.WithLabelValues(string(x.Reason)).Inc()
 	targets := targets{}
-	targets.add(s)
-	d.send(targets, wire.Header{Command: wire.CmdSignIn}, &pb.KickoutNotify{ChannelId: s.Channel})
+	targets.add(x.Session)
+	d.send(targets, wire.Header{Command: wire.CmdSignIn}, &pb.KickoutNotify{
+		ChannelId: x.Channel, Reason: string(x.Reason), Device: x.ByDevice, Platform: x.ByPlatform,
+	})
+}
+
+// verify has gateways end those of the sessions whose channels they do not know: a session that the
+// store has kept for longer than its connection must not refuse logins for ever.
+func (d *dispatcher) verify(sessions []storage.Session) {
+	byGateway := map[string]*pb.SessionEndReq{}
+	for _, s := range sessions {
+		if byGateway[s.Gateway] == nil {
+			byGateway[s.Gateway] = &pb.SessionEndReq{}
+		}
+		req := byGateway[s.Gateway]
+		req.Sessions = append(req.Sessions, &pb.Session{App: s.App, Account: s.Account, Device: s.Device, Channel: s.Channel})
+	}
+	for gateway, req := range byGateway {
+		p := wire.LogicPkt{Header: wire.Header{Command: wire.CmdSessionEnd, Flag: wire.FlagPush}}
+		p.Body, _ = proto.Marshal(req)           // what it holds came as protobuf
+		_ = d.links.Push(gateway, p.Append(nil)) // the next refusal asks again
+	}
 }
 
 // keepsCursors reports whether the session's client keeps cursors, and so acknowledges nothing.

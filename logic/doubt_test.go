@@ -61,9 +61,9 @@ func TestMessageInDoubtIsPushedWhenItIsSentAgain(t *testing.T) {
 	log.SetOutput(io.Discard)
 	m := newMetrics(prometheus.NewRegistry())
 	sessions := memory.NewSessions(memory.Options{})
-	_, err := sessions.RenewLease(t.Context(), "g", time.Minute.Milliseconds())
+	_, err := sessions.RenewLease(t.Context(), "g", time.Minute.Milliseconds(), 0)
 	require.NoError(t, err)
-	_, err = sessions.Login(t.Context(), storage.Session{App: "a", Account: "bob", Channel: "bob's", Gateway: "g"})
+	_, err = sessions.Login(t.Context(), storage.Session{App: "a", Account: "bob", Channel: "bob's", Gateway: "g"}, storage.DevicePolicy{})
 	require.NoError(t, err)
 
 	pushed, asked := new(recorder), new(agent)

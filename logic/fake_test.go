@@ -235,6 +235,13 @@ func (s *sessions) Find(ctx context.Context, keys []storage.AccountKey) ([][]sto
 	return s.Sessions.Find(ctx, keys)
 }
 
+func (s *sessions) Login(ctx context.Context, x storage.Session, p storage.DevicePolicy) (storage.Admission, error) {
+	if err := s.err(); err != nil {
+		return storage.Admission{}, err
+	}
+	return s.Sessions.Login(ctx, x, p)
+}
+
 func (s *sessions) Ping(context.Context) error { return s.err() }
 
 // fakeLinks are the ways to gateways, of which each may be full or not there.

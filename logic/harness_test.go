@@ -198,7 +198,7 @@ func (f *fixture) idle() {
 // online stores sessions of the account, one for each device, and returns their channels.
 func (f *fixture) online(gateway, account string, features storage.Feature, devices ...string) (channels []string) {
 	f.t.Helper()
-	_, err := f.sessions.RenewLease(f.t.Context(), gateway, 1<<40/1000)
+	_, err := f.sessions.RenewLease(f.t.Context(), gateway, 1<<40/1000, 0)
 	require.NoError(f.t, err)
 	for _, d := range devices {
 		s := storage.Session{
@@ -207,7 +207,7 @@ func (f *fixture) online(gateway, account string, features storage.Feature, devi
 		if d != "" {
 			s.Channel += "." + d
 		}
-		_, err := f.sessions.Login(f.t.Context(), s)
+		_, err := f.sessions.Login(f.t.Context(), s, storage.DevicePolicy{})
 		require.NoError(f.t, err)
 		channels = append(channels, s.Channel)
 	}

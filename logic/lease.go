@@ -12,24 +12,29 @@ import (
 // lease handles what gateways ask for their sessions. Whose they are is who asks: the link's peer.
 type lease struct {
 	sessions storage.Sessions
+	dispatch *dispatcher
+	policy   storage.DevicePolicy
 }
 
 func (l *lease) renew(ctx context.Context, c *Context, req *pb.LeaseRenewReq) (proto.Message, error) {
-	existed, err := l.sessions.RenewLease(ctx, c.Gateway, req.LeaseMs)
+	lost, err := l.sessions.RenewLease(ctx, c.Gateway, req.LeaseMs, req.Stamp)
 	if err != nil {
 		return nil, err
 	}
-	return &pb.LeaseRenewResp{Lost: !existed}, nil
+	return &pb.LeaseRenewResp{Lost: lost}, nil
 }
 
 func (l *lease) restore(ctx context.Context, c *Context, req *pb.SessionRestoreReq) (proto.Message, error) {
-	displaced, err := l.sessions.Restore(ctx, sessionsOf(c.Gateway, req.Sessions))
+	stamp, displaced, err := l.sessions.Restore(ctx, c.Gateway, sessionsOf(c.Gateway, req.Sessions), l.policy)
 	if err != nil {
 		return nil, err
 	}
-	resp := &pb.SessionRestoreResp{}
-	for _, s := range displaced {
-		resp.Displaced = append(resp.Displaced, s.Channel)
+	resp := &pb.SessionRestoreResp{Stamp: stamp}
+	for _, d := range displaced {
+		l.dispatch.kick(d)
+		if d.Gateway == c.Gateway { // should the kick be lost
+			resp.Displaced = append(resp.Displaced, d.Channel)
+		}
 	}
 	return resp, nil
 }
@@ -58,6 +63,8 @@ func sessionsOf(gateway string, list []*pb.Session) []storage.Session {
 			Channel:  s.Channel,
 			Gateway:  gateway,
 			Features: storage.Feature(s.Features),
+			Instance: s.Instance,
+			Attempt:  s.Attempt,
 			LoginAt:  s.LoginAt,
 		}
 	}

@@ -51,9 +51,8 @@ type Config struct {
 	MaxGroupMembers int
 	// MaxGroups bounds the groups that an account may have created or joined. Defaults to 1,000.
 	MaxGroups int
-	// MaxDevices bounds the devices of an account that are on line: the one that logged in first gives
-	// way. Defaults to 10.
-	MaxDevices int
+	// Devices says which devices of an account may be on line together. The default of its Max is 10.
+	Devices storage.DevicePolicy
 	// IndexPage is the largest number of entries of one offline index. Defaults to 2,000, its maximum.
 	IndexPage int
 	// Rate limits the requests of one account at this node. The zero value does not.
@@ -75,7 +74,7 @@ func (c *Config) setDefaults() {
 	set(&c.MaxBody, 60<<10)
 	set(&c.MaxGroupMembers, 100_000)
 	set(&c.MaxGroups, 1000)
-	set(&c.MaxDevices, 10)
+	set(&c.Devices.Max, 10)
 	set(&c.IndexPage, 2000)
 	if c.Timeout == 0 {
 		c.Timeout = 10 * time.Second

@@ -36,7 +36,7 @@ func (f *fixture) found(account string) (out []string) {
 func (f *fixture) lease(gateways ...string) {
 	f.t.Helper()
 	for _, g := range gateways {
-		_, err := f.sessions.RenewLease(f.t.Context(), g, time.Hour.Milliseconds())
+		_, err := f.sessions.RenewLease(f.t.Context(), g, time.Hour.Milliseconds(), 0)
 		require.NoError(f.t, err)
 	}
 }
@@ -52,7 +52,11 @@ func TestSignIn(t *testing.T) {
 	require.NoError(t, err)
 	require.Len(t, list[0], 1)
 	s := list[0][0]
-	require.Equal(t, []wire.Meta{{Key: container.MetaLoginAt, Value: strconv.FormatInt(s.LoginAt, 10)}}, p.Meta)
+	require.Equal(t, []wire.Meta{
+		{Key: container.MetaLoginAt, Value: strconv.FormatInt(s.LoginAt, 10)},
+		{Key: container.MetaStamp, Value: "1"},
+	}, p.Meta)
+	require.Equal(t, wire.Link{App: "demo", Account: "alice", Device: "phone"}, p.Link, "should the channel be gone")
 	s.LoginAt = 0
 	require.Equal(t, storage.Session{
 		App: "demo", Account: "alice", Device: "phone", Platform: "ios", Channel: "c1", Gateway: "gateway-1", Features: syncs,
@@ -62,7 +66,7 @@ func TestSignIn(t *testing.T) {
 func TestSignInKicksTheDevicesOlderSession(t *testing.T) {
 	f := start(t, nil)
 	f.lease("gateway-1", "gateway-2")
-	_, err := f.sessions.Login(t.Context(), storage.Session{App: "demo", Account: "alice", Device: "phone", Channel: "old", Gateway: "gateway-2"})
+	_, err := f.sessions.Login(t.Context(), storage.Session{App: "demo", Account: "alice", Device: "phone", Channel: "old", Gateway: "gateway-2"}, storage.DevicePolicy{})
 	require.NoError(t, err)
 	f.succeeds(signIn("alice", "web", "c1"), &pb.LoginReq{}, nil)
 	require.Empty(t, f.links.pushes(), "another device")
@@ -87,19 +91,19 @@ func TestSignInIsFencedAgainstAClockAhead(t *testing.T) {
 	ahead := storage.Session{
 		App: "demo", Account: "alice", Channel: "old", Gateway: "gateway-2", LoginAt: time.Now().Add(time.Hour).UnixNano(),
 	}
-	_, err := f.sessions.Login(t.Context(), ahead)
+	_, err := f.sessions.Login(t.Context(), ahead, storage.DevicePolicy{})
 	require.NoError(t, err)
 	p := f.succeeds(signIn("alice", "", "new"), &pb.LoginReq{}, nil)
 	require.Equal(t, strconv.FormatInt(ahead.LoginAt+1, 10), p.Meta[0].Value)
 	require.Len(t, f.links.pushes(), 1)
-	displaced, err := f.sessions.Restore(t.Context(), []storage.Session{ahead})
+	_, displaced, err := f.sessions.Restore(t.Context(), "gateway-2", []storage.Session{ahead}, storage.DevicePolicy{})
 	require.NoError(t, err)
 	require.Len(t, displaced, 1)
 	require.Equal(t, []string{"new"}, f.found("alice"))
 }
 
 func TestMaxDevices(t *testing.T) {
-	f := start(t, func(c *Config) { c.MaxDevices = 3 })
+	f := start(t, func(c *Config) { c.Devices.Max = 3 })
 	f.lease("gateway-1")
 	for i := range 5 {
 		f.succeeds(signIn("alice", fmt.Sprint("d", i), fmt.Sprint("c", i)), &pb.LoginReq{}, nil)

@@ -1,25 +1,29 @@
 package logic
 
 import (
+	"errors"
 	"strconv"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/hermod-im/hermod/storage"
 	"github.com/hermod-im/hermod/wire"
 )
 
 // metrics are a logic node's counters.
 type metrics struct {
-	requests *prometheus.CounterVec
-	answers  *prometheus.CounterVec
-	success  prometheus.Counter // of answers; looked up once
-	commits  *prometheus.CounterVec
-	stored   prometheus.Counter
-	batch    prometheus.Histogram
-	commit   prometheus.Histogram
-	pushed   prometheus.Counter
-	unpushed *prometheus.CounterVec
+	requests  *prometheus.CounterVec
+	answers   *prometheus.CounterVec
+	success   prometheus.Counter // of answers; looked up once
+	commits   *prometheus.CounterVec
+	stored    prometheus.Counter
+	batch     prometheus.Histogram
+	commit    prometheus.Histogram
+	pushed    prometheus.Counter
+	unpushed  *prometheus.CounterVec
+	logins    *prometheus.CounterVec
+	displaced *prometheus.CounterVec
 }
 
 func newMetrics(r prometheus.Registerer) *metrics {
@@ -42,7 +46,9 @@ func newMetrics(r prometheus.Registerer) *metrics {
 		pushed:   prometheus.NewCounter(opts("pushed_total", "Channels that a push was queued for, on the link to their gateway.")),
 		unpushed: prometheus.NewCounterVec(opts("unpushed_total", "Channels that a push could not be queued for, by reason: not_linked, queue_full, session_store."), []string{"reason"}),
 	}
-	r.MustRegister(m.requests, m.answers, m.commits, m.stored, m.batch, m.commit, m.pushed, m.unpushed)
+	m.logins = prometheus.NewCounterVec(opts("logins_total", "Logins by outcome: admitted, conflict (refused by the device policy), superseded (a newer login of the same client is there), failed."), []string{"outcome"})
+	m.displaced = prometheus.NewCounterVec(opts("displaced_total", "Sessions that gave way to a newer one, by reason: device, reconnected, platform, limit."), []string{"reason"})
+	r.MustRegister(m.logins, m.displaced, m.requests, m.answers, m.commits, m.stored, m.batch, m.commit, m.pushed, m.unpushed)
 	m.success = m.answers.WithLabelValues("0")
 	return m
 }
@@ -61,6 +67,21 @@ func (m *metrics) answered(s wire.Status) {
 		return
 	}
 	m.answers.WithLabelValues(strconv.Itoa(int(s))).Inc()
+}
+
+// loggedIn counts a login by what the session store said.
+func (m *metrics) loggedIn(err error) {
+	var conflict *storage.ConflictError
+	outcome := "failed"
+	switch {
+	case err == nil:
+		outcome = "admitted"
+	case errors.As(err, &conflict):
+		outcome = "conflict"
+	case errors.Is(err, storage.ErrSuperseded):
+		outcome = "superseded"
+	}
+	m.logins.WithLabelValues(outcome).Inc()
 }
 
 func (m *metrics) committed(messages int, took time.Duration, err error) {

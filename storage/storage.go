@@ -32,47 +32,8 @@ var (
 // Feature is a bit set of what a client understands beyond the fixed protocol (docs/protocol.md, "Features").
 type Feature uint32
 
-// Session is where one device of an account is connected.
-type Session struct {
-	App, Account string
-	// Device is unique within the account; "" is the one default device of old clients.
-	Device   string
-	Platform string
-	// Channel is the connection's id, unique for all times.
-	Channel string
-	// Gateway is the naming.Instance.ID of the gateway that holds the connection.
-	Gateway  string
-	Features Feature
-	// LoginAt is the gateway's time of the login: the fence between sessions of one device.
-	LoginAt int64
-}
-
 // AccountKey names an account of a tenant.
 type AccountKey struct{ App, Account string }
-
-// Sessions knows which devices are on line. A session lives until its Logout or the end of its
-// gateway's lease; renewing the one lease keeps all of the gateway's sessions (I6). Safe for
-// concurrent use.
-type Sessions interface {
-	// Login stores s as its device's session and returns the one it displaced, if that was another
-	// channel whose gateway's lease still runs. s wins whatever LoginAt says: logins are ordered by the store.
-	Login(ctx context.Context, s Session) (displaced *Session, err error)
-	// Logout removes the device's session if it is still that of this channel, and says whether it was.
-	Logout(ctx context.Context, app, account, device, channel string) (removed bool, err error)
-	// Find returns, for each key in order, the sessions of the account whose gateway's lease runs, sorted by device.
-	Find(ctx context.Context, keys []AccountKey) ([][]Session, error)
-	// RenewLease lets the gateway's sessions live for another ttl seconds from now, in milliseconds
-	// resolution. existed is false if the lease had ended or was never there: Restore the sessions then.
-	RenewLease(ctx context.Context, gateway string, ttlMillis int64) (existed bool, err error)
-	// Restore stores again sessions that the store may have lost, in one batch. A session is not
-	// stored, and returned as displaced, where its device has a session with a larger LoginAt on another channel.
-	Restore(ctx context.Context, sessions []Session) (displaced []Session, err error)
-	// EndLease ends the gateway's lease at once: it has stopped.
-	EndLease(ctx context.Context, gateway string) error
-	// Ping reports whether the store answers.
-	Ping(ctx context.Context) error
-	Close() error
-}
 
 // Kind tells a conversation of two from a group.
 type Kind uint8

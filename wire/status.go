@@ -74,5 +74,16 @@ func Errorf(s Status, format string, args ...any) *Error {
 // Error gives status and message.
 func (e *Error) Error() string { return e.Status.String() + ": " + e.Message }
 
+// Resp is the body of the answer that says so.
+func (e *Error) Resp() *pb.ErrorResp {
+	ms := (e.RetryAfter + time.Millisecond - 1) / time.Millisecond // not too early
+	return &pb.ErrorResp{Message: e.Message, RetryAfterMs: int64(ms)}
+}
+
+// ErrorOf is the error that an answer with this status and body says.
+func ErrorOf(s Status, resp *pb.ErrorResp) *Error {
+	return &Error{Status: s, Message: resp.GetMessage(), RetryAfter: time.Duration(resp.GetRetryAfterMs()) * time.Millisecond}
+}
+
 // Retryable reports whether the same request may succeed later, unchanged.
 func (e *Error) Retryable() bool { return e.Status.Retryable() }

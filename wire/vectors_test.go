@@ -358,11 +358,11 @@ func bodies() []proto.Message {
 		&pb.GroupGetReq{GroupId: "42"},
 		&pb.GroupGetResp{Id: "42", Name: "n", Avatar: "a", Introduction: "i", Owner: "alice", Members: []*pb.Member{{Account: "alice", Alias: "Al", Avatar: "a", JoinTime: sentAt}}, CreatedAt: sentAt},
 		&pb.LinkHello{Version: 1, Service: "gateway", Instance: "gw1-x", Nonce: []byte{0, 1, 255}, Proof: []byte{9}},
-		&pb.LeaseRenewReq{Gateway: "gw1-x", LeaseMs: 30000},
+		&pb.LeaseRenewReq{Gateway: "gw1-x", LeaseMs: 30000, Stamp: 1233},
 		&pb.LeaseRenewResp{Lost: true},
 		&pb.SessionRestoreReq{Gateway: "gw1-x", Sessions: []*pb.Session{session}},
 		&pb.SessionEndReq{Sessions: []*pb.Session{session, {App: "demo", Channel: "gw1-8"}}},
-		&pb.SessionRestoreResp{Displaced: []string{"gw1-7"}},
+		&pb.SessionRestoreResp{Displaced: []string{"gw1-7"}, Stamp: 1234},
 	}
 }
 

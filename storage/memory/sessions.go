@@ -23,8 +23,14 @@ type Sessions struct {
 
 	mu       sync.Mutex
 	accounts map[storage.AccountKey]map[string]storage.Session // by device
-	leases   map[string]time.Time                              // end, by gateway
+	leases   map[string]lease                                  // by gateway
 	logins   int                                               // since the last sweep
+}
+
+// lease is a gateway's.
+type lease struct {
+	end   time.Time
+	stamp int64 // how often something was stored under it
 }
 
 var _ storage.Sessions = (*Sessions)(nil)
@@ -37,41 +43,81 @@ func NewSessions(o Options) *Sessions {
 	return &Sessions{
 		now:      o.Now,
 		accounts: make(map[storage.AccountKey]map[string]storage.Session),
-		leases:   make(map[string]time.Time),
+		leases:   make(map[string]lease),
 	}
 }
 
 // Login implements storage.Sessions.
-func (s *Sessions) Login(ctx context.Context, session storage.Session) (*storage.Session, error) {
+func (s *Sessions) Login(ctx context.Context, session storage.Session, p storage.DevicePolicy) (storage.Admission, error) {
 	if err := ctx.Err(); err != nil {
-		return nil, err
+		return storage.Admission{}, err
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.sweep()
-	old, ok := s.put(session)
-	if !ok || old.Channel == session.Channel || !s.live(old) {
-		return nil, nil
+	displaced, err := admit(session, s.living(session), p)
+	if err != nil {
+		return storage.Admission{}, err
 	}
-	return &old, nil
+	for _, d := range displaced {
+		session.LoginAt = max(session.LoginAt, d.LoginAt+1)
+		s.drop(d.Session)
+	}
+	s.put(session)
+	return storage.Admission{LoginAt: session.LoginAt, Stamp: s.stamp(session.Gateway), Displaced: displaced}, nil
 }
 
-// put stores the session and returns what was in its place. Caller holds mu.
-func (s *Sessions) put(session storage.Session) (old storage.Session, ok bool) {
-	key := storage.AccountKey{App: session.App, Account: session.Account}
-	devices := s.accounts[key]
+// living are the sessions of the session's account whose leases run. Caller holds mu.
+func (s *Sessions) living(session storage.Session) (out []storage.Session) {
+	for _, other := range s.accounts[keyOf(session)] {
+		if s.live(other) {
+			out = append(out, other)
+		}
+	}
+	return out
+}
+
+func keyOf(session storage.Session) storage.AccountKey {
+	return storage.AccountKey{App: session.App, Account: session.Account}
+}
+
+// put stores the session. Caller holds mu.
+func (s *Sessions) put(session storage.Session) {
+	devices := s.accounts[keyOf(session)]
 	if devices == nil {
 		devices = make(map[string]storage.Session, 1)
-		s.accounts[key] = devices
+		s.accounts[keyOf(session)] = devices
 	}
-	old, ok = devices[session.Device]
 	devices[session.Device] = session
-	return old, ok
+}
+
+// drop removes the session if it is still the one of its device, and reports whether it was. Caller holds mu.
+func (s *Sessions) drop(session storage.Session) bool {
+	key := keyOf(session)
+	if current, ok := s.accounts[key][session.Device]; !ok || current.Channel != session.Channel {
+		return false
+	}
+	delete(s.accounts[key], session.Device)
+	if len(s.accounts[key]) == 0 {
+		delete(s.accounts, key)
+	}
+	return true
 }
 
 // live reports whether the session's lease runs. Caller holds mu.
 func (s *Sessions) live(session storage.Session) bool {
-	return s.now().Before(s.leases[session.Gateway])
+	return s.now().Before(s.leases[session.Gateway].end)
+}
+
+// stamp notes that something was stored under the gateway's lease. Caller holds mu.
+func (s *Sessions) stamp(gateway string) int64 {
+	l, ok := s.leases[gateway]
+	if !ok || !s.now().Before(l.end) {
+		return 0
+	}
+	l.stamp++
+	s.leases[gateway] = l
+	return l.stamp
 }
 
 // sweep forgets the sessions of ended leases, once in as many logins as there are accounts, so
@@ -82,8 +128,8 @@ func (s *Sessions) sweep() {
 	}
 	s.logins = 0
 	now := s.now()
-	for gateway, end := range s.leases {
-		if !now.Before(end) {
+	for gateway, l := range s.leases {
+		if !now.Before(l.end) {
 			delete(s.leases, gateway)
 		}
 	}
@@ -106,15 +152,7 @@ func (s *Sessions) Logout(ctx context.Context, app, account, device, channel str
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	key := storage.AccountKey{App: app, Account: account}
-	if current, ok := s.accounts[key][device]; !ok || current.Channel != channel {
-		return false, nil
-	}
-	delete(s.accounts[key], device)
-	if len(s.accounts[key]) == 0 {
-		delete(s.accounts, key)
-	}
-	return true, nil
+	return s.drop(storage.Session{App: app, Account: account, Device: device, Channel: channel}), nil
 }
 
 // Find implements storage.Sessions.
@@ -137,35 +175,51 @@ func (s *Sessions) Find(ctx context.Context, keys []storage.AccountKey) ([][]sto
 }
 
 // RenewLease implements storage.Sessions.
-func (s *Sessions) RenewLease(ctx context.Context, gateway string, ttlMillis int64) (bool, error) {
+func (s *Sessions) RenewLease(ctx context.Context, gateway string, ttlMillis, seen int64) (bool, error) {
 	if err := ctx.Err(); err != nil {
 		return false, err
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now := s.now()
-	existed := now.Before(s.leases[gateway])
-	s.leases[gateway] = now.Add(time.Duration(ttlMillis) * time.Millisecond)
-	return existed, nil
+	l := s.leases[gateway]
+	lost := !now.Before(l.end) || l.stamp < seen
+	s.leases[gateway] = lease{end: now.Add(time.Duration(ttlMillis) * time.Millisecond), stamp: max(l.stamp, seen)}
+	return lost, nil
 }
 
 // Restore implements storage.Sessions.
-func (s *Sessions) Restore(ctx context.Context, sessions []storage.Session) ([]storage.Session, error) {
+func (s *Sessions) Restore(ctx context.Context, gateway string, sessions []storage.Session, p storage.DevicePolicy) (int64, []storage.Displaced, error) {
 	if err := ctx.Err(); err != nil {
-		return nil, err
+		return 0, nil, err
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	var displaced []storage.Session
+	var displaced []storage.Displaced
 	for _, session := range sessions {
-		current, ok := s.accounts[storage.AccountKey{App: session.App, Account: session.Account}][session.Device]
-		if ok && current.Channel != session.Channel && current.LoginAt > session.LoginAt && s.live(current) {
-			displaced = append(displaced, session)
+		displaced = append(displaced, s.restore(session, p)...)
+	}
+	return s.stamp(gateway), displaced, nil
+}
+
+// restore stores the session again, unless a newer one conflicts with it. Caller holds mu.
+func (s *Sessions) restore(session storage.Session, p storage.DevicePolicy) []storage.Displaced {
+	var older []storage.Displaced
+	for _, other := range s.living(session) {
+		if !conflict(other, session, p) {
 			continue
 		}
-		s.put(session)
+		if newer(other, session) {
+			s.drop(session)
+			return []storage.Displaced{giveWay(session, other)}
+		}
+		older = append(older, giveWay(other, session))
 	}
-	return displaced, nil
+	for _, d := range older {
+		s.drop(d.Session)
+	}
+	s.put(session)
+	return older
 }
 
 // EndLease implements storage.Sessions.

@@ -22,17 +22,17 @@ func TestSessionsOfEndedLeasesAreForgotten(t *testing.T) {
 	now := time.Unix(1000, 0)
 	s := NewSessions(Options{Now: func() time.Time { return now }})
 	ctx := t.Context()
-	_, err := s.RenewLease(ctx, "g1", 1000)
+	_, err := s.RenewLease(ctx, "g1", 1000, 0)
 	require.NoError(t, err)
 	for i := range 100 {
-		_, err := s.Login(ctx, storage.Session{Account: fmt.Sprint(i), Channel: "c", Gateway: "g1"})
+		_, err := s.Login(ctx, storage.Session{Account: fmt.Sprint(i), Channel: "c", Gateway: "g1"}, storage.DevicePolicy{})
 		require.NoError(t, err)
 	}
 	now = now.Add(time.Second)
-	_, err = s.RenewLease(ctx, "g2", 1000)
+	_, err = s.RenewLease(ctx, "g2", 1000, 0)
 	require.NoError(t, err)
 	for range 101 {
-		_, err := s.Login(ctx, storage.Session{Account: "alice", Channel: "c", Gateway: "g2"})
+		_, err := s.Login(ctx, storage.Session{Account: "alice", Channel: "c", Gateway: "g2"}, storage.DevicePolicy{})
 		require.NoError(t, err)
 	}
 	require.Len(t, s.accounts, 1)

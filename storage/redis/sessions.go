@@ -3,16 +3,19 @@
 // Keys, with app and account as they are, so any bytes:
 //
 //	hermod:s:<len(app)>:<app>:<account>  hash: device → session (see encode); expires long after the last login or restore
-//	hermod:g:<gateway>                   the gateway's lease: exists while it runs
+//	hermod:g:<gateway>                   the gateway's lease: exists while it runs; its value is the stamp,
+//	                                     how often something was stored under it
 //
 // Every change of a session is one script, so two logins or a login and a logout of one device
-// never overlap. Redis may lose all of it: leases then come back within a third of themselves, and
-// gateways whose lease was not there restore their sessions.
+// never overlap. Redis may lose all of it, or go back to an older state of itself (a restart from a
+// snapshot, a fail-over to a replica that lagged): leases then come back within a third of themselves, and
+// gateways whose lease was not there, or whose stamp has gone back, restore their sessions.
 package redis
 
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -36,8 +39,10 @@ const (
 	defaultTimeout = 3 * time.Second
 	// defaultLivenessCache is how long an ended lease may still be believed to run.
 	defaultLivenessCache = time.Second
-	// batchSize is how many keys a pipeline or script handles at most.
-	batchSize = 256
+	// batchSize is how many keys a pipeline handles at most, and restoreBatch how many sessions a script:
+	// as many as a gateway sends at once, so that one stamp says whether they are there. About 5 ms of Redis.
+	batchSize    = 256
+	restoreBatch = 500
 )
 
 // Options of the store. The zero value is Redis on 127.0.0.1:6379.
@@ -125,24 +130,71 @@ func accountKey(app, account string) string {
 }
 
 // Login implements storage.Sessions.
-func (s *Sessions) Login(ctx context.Context, session storage.Session) (*storage.Session, error) {
+func (s *Sessions) Login(ctx context.Context, session storage.Session, p storage.DevicePolicy) (storage.Admission, error) {
 	ctx, err := detach(ctx)
 	if err != nil {
-		return nil, err
+		return storage.Admission{}, err
 	}
-	old, err := loginScript.Run(ctx, s.client, []string{accountKey(session.App, session.Account)},
-		session.Device, encode(session), s.ttl.Milliseconds(), leasePrefix).Text()
-	if err == redis.Nil {
-		return nil, nil
-	}
+	answer, err := loginScript.Run(ctx, s.client, []string{accountKey(session.App, session.Account)},
+		leasePrefix, s.ttl.Milliseconds(), flag(p.PerPlatform), flag(p.Refuse), p.Max, flag(p.RefuseBeyondMax),
+		session.Device, encode(session)).StringSlice()
 	if err != nil {
-		return nil, fmt.Errorf("redis: login: %w", err)
+		return storage.Admission{}, fmt.Errorf("redis: login: %w", err)
 	}
-	displaced, err := decode(session.App, session.Account, session.Device, old)
-	if err != nil {
-		return nil, fmt.Errorf("redis: login: %w", err)
+	a, err := admission(session, answer)
+	if err != nil && !refusal(err) {
+		err = fmt.Errorf("redis: login: %w", err)
 	}
-	return &displaced, nil
+	return a, err
+}
+
+// refusal reports whether the error is one of the contract's.
+func refusal(err error) bool {
+	var conflict *storage.ConflictError
+	return errors.Is(err, storage.ErrSuperseded) || errors.As(err, &conflict)
+}
+
+// admission reads the login script's answer.
+func admission(session storage.Session, answer []string) (a storage.Admission, err error) {
+	verdict, rest := answer[0], answer[1:]
+	switch verdict {
+	case "late":
+		return a, storage.ErrSuperseded
+	case "conflict":
+		conflict := new(storage.ConflictError)
+		for pair := range slices.Chunk(rest, 2) {
+			other, err := decode(session.App, session.Account, pair[0], pair[1])
+			if err != nil {
+				return a, err
+			}
+			conflict.Sessions = append(conflict.Sessions, other)
+		}
+		return a, conflict
+	}
+	if a.LoginAt, err = strconv.ParseInt(rest[0], 10, 64); err != nil {
+		return a, err
+	}
+	if a.Stamp, err = strconv.ParseInt(rest[1], 10, 64); err != nil {
+		return a, err
+	}
+	for d := range slices.Chunk(rest[2:], 3) {
+		other, err := decode(session.App, session.Account, d[0], d[1])
+		if err != nil {
+			return a, err
+		}
+		a.Displaced = append(a.Displaced, storage.Displaced{
+			Session: other, Reason: storage.Displacement(d[2]), ByDevice: session.Device, ByPlatform: session.Platform,
+		})
+	}
+	return a, nil
+}
+
+// flag is a truth for a script.
+func flag(b bool) string {
+	if b {
+		return "1"
+	}
+	return ""
 }
 
 // Logout implements storage.Sessions.
@@ -258,42 +310,65 @@ func (s *Sessions) askLeases(ctx context.Context, gateways []string, live map[st
 }
 
 // RenewLease implements storage.Sessions.
-func (s *Sessions) RenewLease(ctx context.Context, gateway string, ttlMillis int64) (bool, error) {
+func (s *Sessions) RenewLease(ctx context.Context, gateway string, ttlMillis, seen int64) (bool, error) {
 	ctx, err := detach(ctx)
 	if err != nil {
 		return false, err
 	}
-	existed, err := renewScript.Run(ctx, s.client, []string{leasePrefix + gateway}, ttlMillis).Int()
+	lost, err := renewScript.Run(ctx, s.client, []string{leasePrefix + gateway}, ttlMillis, seen).Int()
 	if err != nil {
 		return false, fmt.Errorf("redis: renew lease: %w", err)
 	}
-	return existed == 1, nil
+	return lost == 1, nil
 }
 
 // Restore implements storage.Sessions.
-func (s *Sessions) Restore(ctx context.Context, sessions []storage.Session) ([]storage.Session, error) {
-	ctx, err := detach(ctx)
-	if err != nil {
-		return nil, err
+func (s *Sessions) Restore(ctx context.Context, gateway string, sessions []storage.Session, p storage.DevicePolicy) (stamp int64, displaced []storage.Displaced, err error) {
+	if ctx, err = detach(ctx); err != nil {
+		return 0, nil, err
 	}
-	var displaced []storage.Session
-	for part := range slices.Chunk(sessions, batchSize) {
-		keys := make([]string, len(part))
-		args := make([]any, 0, 2+2*len(part))
-		args = append(args, s.ttl.Milliseconds(), leasePrefix)
-		for i, session := range part {
-			keys[i] = accountKey(session.App, session.Account)
+	for part := range slices.Chunk(sessions, restoreBatch) {
+		keys := make([]string, 0, 1+len(part))
+		args := make([]any, 0, 3+2*len(part))
+		keys = append(keys, leasePrefix+gateway)
+		args = append(args, leasePrefix, s.ttl.Milliseconds(), flag(p.PerPlatform))
+		for _, session := range part {
+			keys = append(keys, accountKey(session.App, session.Account))
 			args = append(args, session.Device, encode(session))
 		}
-		lost, err := restoreScript.Run(ctx, s.client, keys, args...).Int64Slice()
-		if err != nil {
-			return nil, fmt.Errorf("redis: restore: %w", err)
+		answer, err := restoreScript.Run(ctx, s.client, keys, args...).StringSlice()
+		if err == nil {
+			var more []storage.Displaced
+			stamp, more, err = restoration(part, answer)
+			displaced = append(displaced, more...)
 		}
-		for _, i := range lost {
-			displaced = append(displaced, part[i-1])
+		if err != nil {
+			return 0, nil, fmt.Errorf("redis: restore: %w", err)
 		}
 	}
-	return displaced, nil
+	return stamp, displaced, nil
+}
+
+// restoration reads the restore script's answer.
+func restoration(sessions []storage.Session, answer []string) (stamp int64, displaced []storage.Displaced, err error) {
+	if stamp, err = strconv.ParseInt(answer[0], 10, 64); err != nil {
+		return 0, nil, err
+	}
+	for d := range slices.Chunk(answer[1:], 6) {
+		place, err := strconv.Atoi(d[0])
+		if err != nil {
+			return 0, nil, err
+		}
+		account := sessions[place-1]
+		loser, err := decode(account.App, account.Account, d[1], d[2])
+		if err != nil {
+			return 0, nil, err
+		}
+		displaced = append(displaced, storage.Displaced{
+			Session: loser, Reason: storage.Displacement(d[3]), ByDevice: d[4], ByPlatform: d[5],
+		})
+	}
+	return stamp, displaced, nil
 }
 
 // EndLease implements storage.Sessions. Other nodes may take up to Options.LivenessCache to notice.

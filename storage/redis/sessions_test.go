@@ -2,6 +2,7 @@ package redis
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -38,14 +39,22 @@ func TestSessions(t *testing.T) {
 func TestEncoding(t *testing.T) {
 	for _, s := range []storage.Session{
 		{},
-		{LoginAt: 1<<63 - 1, Gateway: "g:1", Channel: "::", Platform: "9:x", Features: 1<<32 - 1},
-		{LoginAt: 1, Gateway: "💬", Channel: "c", Platform: "\x00"},
+		{LoginAt: 1<<63 - 1, Gateway: "g:1", Channel: "::", Platform: "9:x", Features: 1<<32 - 1, Instance: "1:", Attempt: 1<<64 - 1},
+		{LoginAt: 1, Gateway: "💬", Channel: "c", Platform: "\x00", Attempt: 3},
 	} {
 		s.App, s.Account, s.Device = "app", "alice", "phone"
 		got, err := decode("app", "alice", "phone", encode(s))
 		require.NoError(t, err)
 		require.Equal(t, s, got)
+		got, err = decode("app", "alice", "phone", encodeOld(s))
+		require.NoError(t, err, "what the release before wrote")
+		old := s
+		old.Instance, old.Attempt = "", 0
+		require.Equal(t, old, got)
 		for cut := range encode(s) {
+			if cut == len(encodeOld(s)) {
+				continue
+			}
 			_, err := decode("app", "alice", "phone", encode(s)[:cut])
 			require.Error(t, err)
 		}
@@ -53,6 +62,104 @@ func TestEncoding(t *testing.T) {
 	s, err := decode("", "", "", encode(storage.Session{Channel: "c"})+"3:new")
 	require.NoError(t, err)
 	require.Equal(t, "c", s.Channel)
+}
+
+// encodeOld is a session as the release before writes it: without instance and attempt.
+func encodeOld(s storage.Session) string {
+	return strings.TrimSuffix(encode(s), fmt.Sprintf("%d:%s20:%020d", len(s.Instance), s.Instance, s.Attempt))
+}
+
+// During an upgrade nodes of the release before write sessions without instance, and leases without
+// stamp: the former are ordered as ever, the latter say nothing, lest every renewal restores.
+func TestReleaseBefore(t *testing.T) {
+	s := newSessions(t, true)
+	ctx := t.Context()
+	renew := func(seen int64) (lost bool) {
+		lost, err := s.RenewLease(ctx, "g", 60_000, seen)
+		require.NoError(t, err)
+		return lost
+	}
+	oldRenew := func() { require.NoError(t, s.client.Set(ctx, leasePrefix+"g", "", time.Minute).Err()) }
+	require.True(t, renew(0))
+	oldRenew()
+	old := storage.Session{App: "app", Account: "alice", Device: "phone", Platform: "ios", Channel: "c1", Gateway: "g", LoginAt: 7}
+	require.NoError(t, s.client.HSet(ctx, accountKey("app", "alice"), "phone", encodeOld(old)).Err())
+	found, err := s.Find(ctx, []storage.AccountKey{{App: "app", Account: "alice"}})
+	require.NoError(t, err)
+	require.Equal(t, [][]storage.Session{{old}}, found)
+
+	next := old
+	next.Channel, next.Instance, next.Attempt = "c2", "run", 1
+	a, err := s.Login(ctx, next, storage.DevicePolicy{PerPlatform: true, Max: 1})
+	require.NoError(t, err)
+	require.Equal(t, storage.Admission{LoginAt: 8, Displaced: []storage.Displaced{
+		{Session: old, Reason: storage.DisplacedByDevice, ByDevice: "phone", ByPlatform: "ios"},
+	}}, a)
+	require.False(t, renew(41), "the stamp is unknown, not smaller")
+	a, err = s.Login(ctx, next, storage.DevicePolicy{})
+	require.NoError(t, err)
+	require.EqualValues(t, 42, a.Stamp)
+	oldRenew()
+	require.False(t, renew(42))
+
+	require.NoError(t, s.client.HSet(ctx, accountKey("app", "alice"), "phone", encodeOld(old)).Err())
+	_, displaced, err := s.Restore(ctx, "g", []storage.Session{next}, storage.DevicePolicy{})
+	require.NoError(t, err)
+	require.Len(t, displaced, 1)
+	removed, err := s.Logout(ctx, "app", "alice", "phone", "c2")
+	require.NoError(t, err)
+	require.True(t, removed)
+}
+
+// Redis that was restarted from a snapshot, or whose replica took over that lagged, has the lease but
+// not the sessions that came after: the gateway learns it by the stamp.
+func TestRedisGoesBack(t *testing.T) {
+	s := newSessions(t, true)
+	ctx := t.Context()
+	lost, err := s.RenewLease(ctx, "g", 60_000, 0)
+	require.NoError(t, err)
+	require.True(t, lost)
+	login := func(account string) int64 {
+		a, err := s.Login(ctx, storage.Session{App: "app", Account: account, Channel: account, Gateway: "g"}, storage.DevicePolicy{})
+		require.NoError(t, err)
+		return a.Stamp
+	}
+	login("alice")
+	older := dump(t, s)
+	seen := login("bob")
+	restoreDump(t, s, older)
+
+	found, err := s.Find(ctx, []storage.AccountKey{{App: "app", Account: "alice"}, {App: "app", Account: "bob"}})
+	require.NoError(t, err)
+	require.Len(t, found[0], 1)
+	require.Empty(t, found[1])
+	lost, err = s.RenewLease(ctx, "g", 60_000, seen)
+	require.NoError(t, err)
+	require.True(t, lost)
+	_, _, err = s.Restore(ctx, "g", []storage.Session{{App: "app", Account: "bob", Channel: "bob", Gateway: "g"}}, storage.DevicePolicy{})
+	require.NoError(t, err)
+	lost, err = s.RenewLease(ctx, "g", 60_000, seen+1)
+	require.NoError(t, err)
+	require.False(t, lost)
+}
+
+// dump is all of the database, as Redis itself writes it; restoreDump puts it in place of what there is.
+func dump(t *testing.T, s *Sessions) map[string]string {
+	keys, err := s.client.Keys(t.Context(), "*").Result()
+	require.NoError(t, err)
+	out := map[string]string{}
+	for _, key := range keys {
+		out[key], err = s.client.Dump(t.Context(), key).Result()
+		require.NoError(t, err)
+	}
+	return out
+}
+
+func restoreDump(t *testing.T, s *Sessions, dump map[string]string) {
+	require.NoError(t, s.client.FlushDB(t.Context()).Err())
+	for key, value := range dump {
+		require.NoError(t, s.client.Restore(t.Context(), key, time.Minute, value).Err())
+	}
 }
 
 func FuzzDecode(f *testing.F) {
@@ -74,17 +181,17 @@ func TestRedisLosesEverything(t *testing.T) {
 	s := newSessions(t, true)
 	ctx := t.Context()
 	session := storage.Session{App: "app", Account: "alice", Channel: "c", Gateway: "g"}
-	_, err := s.RenewLease(ctx, "g", 60_000)
+	_, err := s.RenewLease(ctx, "g", 60_000, 0)
 	require.NoError(t, err)
-	_, err = s.Login(ctx, session)
+	_, err = s.Login(ctx, session, storage.DevicePolicy{})
 	require.NoError(t, err)
 	require.NoError(t, s.client.FlushDB(ctx).Err())
 	require.NoError(t, s.client.ScriptFlush(ctx).Err())
 
-	existed, err := s.RenewLease(ctx, "g", 60_000)
+	lost, err := s.RenewLease(ctx, "g", 60_000, 0)
 	require.NoError(t, err)
-	require.False(t, existed)
-	displaced, err := s.Restore(ctx, []storage.Session{session})
+	require.True(t, lost)
+	_, displaced, err := s.Restore(ctx, "g", []storage.Session{session}, storage.DevicePolicy{})
 	require.NoError(t, err)
 	require.Empty(t, displaced)
 	found, err := s.Find(ctx, []storage.AccountKey{{App: "app", Account: "alice"}})
@@ -96,19 +203,19 @@ func TestRedisLosesEverything(t *testing.T) {
 func TestGarbage(t *testing.T) {
 	s := newSessions(t, true)
 	ctx := t.Context()
-	_, err := s.RenewLease(ctx, "g", 60_000)
+	_, err := s.RenewLease(ctx, "g", 60_000, 0)
 	require.NoError(t, err)
 	for i := range 30 {
-		_, err := s.Login(ctx, storage.Session{App: "app", Account: "alice", Device: fmt.Sprint(i), Channel: "c", Gateway: "dead"})
+		_, err := s.Login(ctx, storage.Session{App: "app", Account: "alice", Device: fmt.Sprint(i), Channel: "c", Gateway: "dead"}, storage.DevicePolicy{})
 		require.NoError(t, err)
 	}
-	_, err = s.Login(ctx, storage.Session{App: "app", Account: "alice", Device: "phone", Channel: "c", Gateway: "g"})
+	_, err = s.Login(ctx, storage.Session{App: "app", Account: "alice", Device: "phone", Channel: "c", Gateway: "g"}, storage.DevicePolicy{})
 	require.NoError(t, err)
 	key := accountKey("app", "alice")
 	require.LessOrEqual(t, s.client.HLen(ctx, key).Val(), int64(8))
 	require.Greater(t, s.client.PTTL(ctx, key).Val(), 24*time.Hour)
 	require.NoError(t, s.client.PExpire(ctx, key, time.Minute).Err())
-	_, err = s.Restore(ctx, []storage.Session{{App: "app", Account: "alice", Device: "phone", Channel: "c", Gateway: "g"}})
+	_, _, err = s.Restore(ctx, "g", []storage.Session{{App: "app", Account: "alice", Device: "phone", Channel: "c", Gateway: "g"}}, storage.DevicePolicy{})
 	require.NoError(t, err)
 	require.Greater(t, s.client.PTTL(ctx, key).Val(), 24*time.Hour)
 }
@@ -119,20 +226,20 @@ func TestRedisDown(t *testing.T) {
 	require.Error(t, s.Ping(t.Context()))
 	_, err := s.Find(t.Context(), []storage.AccountKey{{}})
 	require.Error(t, err)
-	_, err = s.Login(t.Context(), storage.Session{})
+	_, err = s.Login(t.Context(), storage.Session{}, storage.DevicePolicy{})
 	require.Error(t, err)
 }
 
 func BenchmarkFind(b *testing.B) {
 	s := newSessions(b, true)
 	ctx := b.Context()
-	_, err := s.RenewLease(ctx, "g", 600_000)
+	_, err := s.RenewLease(ctx, "g", 600_000, 0)
 	require.NoError(b, err)
 	const n = 100
 	keys := make([]storage.AccountKey, n)
 	for i := range keys {
 		keys[i] = storage.AccountKey{App: "app", Account: fmt.Sprint("account", i)}
-		_, err := s.Login(ctx, storage.Session{App: "app", Account: keys[i].Account, Channel: fmt.Sprint(i), Gateway: "g"})
+		_, err := s.Login(ctx, storage.Session{App: "app", Account: keys[i].Account, Channel: fmt.Sprint(i), Gateway: "g"}, storage.DevicePolicy{})
 		require.NoError(b, err)
 	}
 	b.ReportAllocs()

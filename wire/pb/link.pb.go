@@ -378,7 +378,9 @@ func (x *SessionRestoreReq) GetSessions() []*Session {
 type SessionRestoreResp struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Channels that a newer login of their device has displaced meanwhile: close them.
-	Displaced     []string `protobuf:"bytes,1,rep,name=displaced,proto3" json:"displaced,omitempty"`
+	Displaced []string `protobuf:"bytes,1,rep,name=displaced,proto3" json:"displaced,omitempty"`
+	// As in LeaseRenewReq, of what this has stored.
+	Stamp         int64 `protobuf:"varint,2,opt,name=stamp,proto3" json:"stamp,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -420,7 +422,15 @@ func (x *SessionRestoreResp) GetDisplaced() []string {
 	return nil
 }
 
+func (x *SessionRestoreResp) GetStamp() int64 {
+	if x != nil {
+		return x.Stamp
+	}
+	return 0
+}
+
 // session.end: channels that have closed. Compared by channel: a newer session of the device stays.
+// As a push of a logic node: end those whose channels you do not know.
 type SessionEndReq struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Sessions      []*Session             `protobuf:"bytes,1,rep,name=sessions,proto3" json:"sessions,omitempty"`
@@ -495,9 +505,10 @@ const file_link_proto_rawDesc = "" +
 	"\x04lost\x18\x01 \x01(\bR\x04lost\"Z\n" +
 	"\x11SessionRestoreReq\x12\x18\n" +
 	"\agateway\x18\x01 \x01(\tR\agateway\x12+\n" +
-	"\bsessions\x18\x02 \x03(\v2\x0f.hermod.SessionR\bsessions\"2\n" +
+	"\bsessions\x18\x02 \x03(\v2\x0f.hermod.SessionR\bsessions\"H\n" +
 	"\x12SessionRestoreResp\x12\x1c\n" +
-	"\tdisplaced\x18\x01 \x03(\tR\tdisplaced\"<\n" +
+	"\tdisplaced\x18\x01 \x03(\tR\tdisplaced\x12\x14\n" +
+	"\x05stamp\x18\x02 \x01(\x03R\x05stamp\"<\n" +
 	"\rSessionEndReq\x12+\n" +
 	"\bsessions\x18\x01 \x03(\v2\x0f.hermod.SessionR\bsessionsB%Z#github.com/hermod-im/hermod/wire/pbb\x06proto3"
 

@@ -1,0 +1,119 @@
+package storage
+
+import (
+	"context"
+	"errors"
+	"fmt"
+)
+
+// Session is where one device of an account is connected.
+type Session struct {
+	App, Account string
+	// Device is unique within the account; "" is the one default device of old clients.
+	Device   string
+	Platform string
+	// Channel is the connection's id, unique for all times.
+	Channel string
+	// Gateway is the naming.Instance.ID of the gateway that holds the connection.
+	Gateway  string
+	Features Feature
+	// Instance is the run of the client program, "" for old clients, and Attempt grows with each login
+	// that it begins: of two sessions of one device and instance the one with the larger attempt is the newer.
+	Instance string
+	Attempt  uint64
+	// LoginAt is the logic node's time of the login, or later: the fence between other sessions.
+	LoginAt int64
+}
+
+// DevicePolicy says which devices of an account may be on line together. The zero value lets them all,
+// one session each.
+type DevicePolicy struct {
+	// PerPlatform: devices of one platform conflict. "" is a platform too.
+	PerPlatform bool
+	// Refuse refuses a login that conflicts with another device's session; otherwise that one gives way.
+	Refuse bool
+	// Max is the most devices; 0: no limit. One more displaces the one that logged in first, or is
+	// refused with RefuseBeyondMax.
+	Max             int
+	RefuseBeyondMax bool
+}
+
+// Displacement is why a session gave way: pb.KickoutNotify.Reason.
+type Displacement string
+
+// The reasons.
+const (
+	// DisplacedByDevice: a newer login of the same device.
+	DisplacedByDevice Displacement = "device"
+	// DisplacedByReconnect: the same run of the client program has a newer connection.
+	DisplacedByReconnect Displacement = "reconnected"
+	// DisplacedByPlatform: a newer login of another device of the platform.
+	DisplacedByPlatform Displacement = "platform"
+	// DisplacedByLimit: the account has too many devices, and this one logged in first.
+	DisplacedByLimit Displacement = "limit"
+)
+
+// Displaced is a session that gave way.
+type Displaced struct {
+	Session
+	Reason Displacement
+	// ByDevice and ByPlatform are those of the newer session.
+	ByDevice, ByPlatform string
+}
+
+// Admission is what became of a login.
+type Admission struct {
+	// LoginAt is that of the session as stored: above those of the sessions that it displaced, so that
+	// their gateways, whatever the clocks say, do not win the device back when they Restore.
+	LoginAt int64
+	// Stamp counts what was stored under the gateway's lease; 0 if it has ended. See RenewLease.
+	Stamp int64
+	// Displaced are other channels, whose gateways' leases run.
+	Displaced []Displaced
+}
+
+// ErrSuperseded: the device has a session with a larger Attempt of the same Instance. This login was
+// late, and nothing was stored.
+var ErrSuperseded = errors.New("a newer login of the same client is there")
+
+// ConflictError refuses a login by the policy. Nothing was stored.
+type ConflictError struct {
+	// Sessions are those that stay.
+	Sessions []Session
+}
+
+// Error counts the sessions.
+func (e *ConflictError) Error() string {
+	return fmt.Sprintf("%d sessions stay, by the device policy", len(e.Sessions))
+}
+
+// Sessions knows which devices are on line. A session lives until its Logout or the end of its
+// gateway's lease; renewing the one lease keeps all of the gateway's sessions (I6). One whose lease has
+// ended conflicts with nothing. Safe for concurrent use.
+type Sessions interface {
+	// Login stores s as its device's session, in one step with removing those that give way to it.
+	// Logins are ordered by the store, whatever LoginAt says; only ErrSuperseded knows better. A device
+	// never conflicts with itself: s replaces the device's own session under every policy, and is then
+	// not refused. The same channel may log in again.
+	// ErrSuperseded, *ConflictError.
+	Login(ctx context.Context, s Session, p DevicePolicy) (Admission, error)
+	// Logout removes the device's session if it is still that of this channel, and says whether it was.
+	Logout(ctx context.Context, app, account, device, channel string) (removed bool, err error)
+	// Find returns, for each key in order, the sessions of the account whose gateway's lease runs, sorted by device.
+	Find(ctx context.Context, keys []AccountKey) ([][]Session, error)
+	// RenewLease lets the gateway's sessions live for another ttl from now, in milliseconds. lost says
+	// that the store may lack some of them, so that all must be restored: the lease had ended or was never
+	// there, or the store is behind seen, the largest stamp that the gateway got, since it went back to
+	// an older state of itself.
+	RenewLease(ctx context.Context, gateway string, ttlMillis, seen int64) (lost bool, err error)
+	// Restore stores again sessions that the store may have lost, all of the one gateway, in one batch.
+	// It keeps the newest of those that conflict, by Attempt or LoginAt, whatever the policy does at a
+	// login; displaced are the others: given ones that were not stored, and stored ones that were
+	// removed. The most devices of an account are left to logins. Stamp as in Admission.
+	Restore(ctx context.Context, gateway string, sessions []Session, p DevicePolicy) (stamp int64, displaced []Displaced, err error)
+	// EndLease ends the gateway's lease at once: it has stopped.
+	EndLease(ctx context.Context, gateway string) error
+	// Ping reports whether the store answers.
+	Ping(ctx context.Context) error
+	Close() error
+}
