@@ -149,6 +149,7 @@ func linkClient(c config.Config) func(id, name string) im.Client {
 			MaxPacket:  int(c.Links.MaxPacket),
 			QueueBytes: int(c.Links.QueueBytes),
 			Heartbeat:  linkHeartbeat,
+			ReadWait:   linkReadWait,
 		})
 	}
 }

@@ -21,10 +21,15 @@ import (
 )
 
 const (
-	// linkHeartbeat is the interval of pings on a link, and linkReadWait the silence after which its
-	// peer is taken for dead: half-open links are found within it.
-	linkHeartbeat = 2 * time.Second
-	linkReadWait  = 8 * time.Second
+	// linkHeartbeat is the interval of pings on a link.
+	linkHeartbeat = time.Second
+	// linkReadWait is the silence after which either side takes the other for dead: a link that is
+	// half-open, or whose peer is frozen, is found within it, and five seconds after the fault its
+	// requests are answered and its clients told to sync. It is three pings that got no answer, and far
+	// more than a busy process needs for one: whatever comes counts as a sign of life, and no handler
+	// keeps a link from being read. A process that stands still for longer than this is relinked when it
+	// goes on, which costs hints and retries but no message.
+	linkReadWait = 4 * time.Second
 )
 
 // Logic is a logic node with its stores.
