@@ -33,12 +33,21 @@ type recorder struct {
 type recording struct {
 	mu         sync.Mutex
 	statements []statement
+	// before is called before each statement and each BEGIN. May be nil.
+	before func()
 }
 
 func (r *recording) add(query string, args []any) {
 	r.mu.Lock()
-	defer r.mu.Unlock()
 	r.statements = append(r.statements, statement{query, args})
+	r.mu.Unlock()
+	r.begin()
+}
+
+func (r *recording) begin() {
+	if r.before != nil {
+		r.before()
+	}
 }
 
 func (r *recording) take() []statement {
@@ -60,6 +69,7 @@ func (r recorder) QueryContext(ctx context.Context, query string, args ...any) (
 }
 
 func (r recorder) BeginTx(ctx context.Context, o *stdsql.TxOptions) (gorm.ConnPool, error) {
+	r.log.begin()
 	tx, err := r.DB.BeginTx(ctx, o)
 	return &recorderTx{tx, r.log}, err
 }
@@ -79,12 +89,15 @@ func (r *recorderTx) QueryContext(ctx context.Context, query string, args ...any
 	return r.Tx.QueryContext(ctx, query, args...)
 }
 
-// record makes the store remember its statements.
+// record makes the store remember its statements from now on.
 func record(s *Store) *recording {
 	log := new(recording)
 	for _, db := range []*gorm.DB{s.writer, s.reader} {
-		if pool, ok := db.Statement.ConnPool.(*stdsql.DB); ok {
+		switch pool := db.Statement.ConnPool.(type) {
+		case *stdsql.DB:
 			db.Statement.ConnPool = recorder{pool, log}
+		case recorder:
+			db.Statement.ConnPool = recorder{pool.DB, log}
 		}
 	}
 	return log

@@ -56,6 +56,8 @@ func Messages(t *testing.T, setup func(t *testing.T) MessagesFactory) {
 		"SyncCursorsElsewhere":   testSyncCursorsElsewhere,
 		"SyncReads":              testSyncReads,
 		"SyncScope":              testSyncScope,
+		"SyncConverges":          testSyncConverges,
+		"SyncWhileAllMoves":      testSyncWhileAllMoves,
 		"Stale":                  testStale,
 		"Read":                   testRead,
 		"ReadRace":               testReadRace,
