@@ -1,74 +1,16 @@
 package client
 
 import (
+	"cmp"
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/hermod-im/hermod/wire"
 	"github.com/hermod-im/hermod/wire/pb"
 )
-
-// Talk sends a message to an account and returns when it is stored: without an error it is durable.
-// A broken connection, or a server that is overloaded, is waited for until ctx ends; whether the
-// message was stored is unknown then, and the same Draft.ClientID makes it safe to ask again.
-func (c *Client) Talk(ctx context.Context, account string, d Draft) (Sent, error) {
-	return c.talk(ctx, wire.CmdUserTalk, account, d)
-}
-
-// TalkGroup is Talk to all members of a group.
-func (c *Client) TalkGroup(ctx context.Context, group string, d Draft) (Sent, error) {
-	return c.talk(ctx, wire.CmdGroupTalk, group, d)
-}
-
-func (c *Client) talk(ctx context.Context, command wire.Command, dest string, d Draft) (Sent, error) {
-	if d.ClientID == "" {
-		d.ClientID = rand.Text()
-	}
-	if d.Type == 0 {
-		d.Type = TypeText
-	}
-	c.mu.Lock()
-	ok := c.inbox.Talking(d.ClientID)
-	c.mu.Unlock()
-	if !ok {
-		return Sent{}, ErrQueueFull
-	}
-	var resp pb.MessageResp
-	err := c.do(ctx, &request{
-		command: command, dest: dest, again: true, into: &resp,
-		body:     &pb.MessageReq{Type: int32(d.Type), Body: d.Body, Extra: d.Extra, ClientId: d.ClientID},
-		answered: func() { c.inbox.Sent(ownMessage(c.account, command, dest, d, &resp)) },
-	})
-	if err == nil {
-		return sentOf(ownMessage(c.Account(), command, dest, d, &resp)), nil
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if m, ok := c.inbox.Abandoned(d.ClientID); ok {
-		return sentOf(m), nil
-	}
-	return Sent{}, err
-}
-
-func sentOf(m Message) Sent {
-	return Sent{MessageID: m.ID, Conversation: m.Conversation, Seq: m.Seq, SendTime: m.SendTime, ClientID: m.ClientID}
-}
-
-func ownMessage(account string, command wire.Command, dest string, d Draft, resp *pb.MessageResp) Message {
-	m := Message{
-		ID: resp.GetMessageId(), Conversation: resp.GetConversation(), Seq: resp.GetSeq(), Sender: account,
-		SendTime: time.Unix(0, resp.GetSendTime()), Type: d.Type, Body: d.Body, Extra: d.Extra, ClientID: d.ClientID,
-	}
-	if command == wire.CmdGroupTalk {
-		m.Group = dest
-	} else {
-		m.Peer = dest
-	}
-	return m
-}
 
 // CreateGroup creates a group and returns its id. It is not sent twice: after an error that is
 // Retryable the group may exist.
@@ -170,15 +112,46 @@ func (c *Client) Sync(ctx context.Context) error {
 		return err
 	}
 	c.mu.Lock()
-	if c.session != nil && !c.session.syncing {
+	if c.session != nil && !c.session.features.Has(wire.FeatureSync) {
 		c.mu.Unlock()
 		return fmt.Errorf("sync: %w", errors.ErrUnsupported)
 	}
 	c.inbox.Hint()
-	round := c.inbox.round + 1
+	round := c.inbox.round + 1 // the one that has not begun
 	c.arrived()
 	c.mu.Unlock()
 	return c.wait(ctx, func() bool { return c.synced >= round })
+}
+
+// MarkRead tells the server, and through it the account's other devices, that the account has read a
+// conversation up to seq. The position never moves back, nor beyond the last message.
+func (c *Client) MarkRead(ctx context.Context, conversation string, seq int64) error {
+	var resp pb.ReadResp
+	return c.repeatable(ctx, &request{
+		command: wire.CmdRead, body: &pb.ReadReq{Conversation: conversation, Seq: seq}, into: &resp,
+		answered: func() {
+			at := ReadPosition{Seq: resp.GetSeq(), Unread: resp.GetUnread(), LastSeq: resp.GetLastSeq()}
+			c.inbox.ReadTo(conversation, at, at.Seq <= seq)
+		},
+	})
+}
+
+// Conversations returns the account's conversations as this device knows them, ordered by their ids.
+func (c *Client) Conversations() []Conversation {
+	c.mu.Lock()
+	list := c.inbox.Conversations()
+	c.mu.Unlock()
+	slices.SortFunc(list, func(a, b Conversation) int { return cmp.Compare(a.ID, b.ID) })
+	return list
+}
+
+// Unread returns the number of messages of others that the account has not read in a conversation.
+// It is false while that is not known: see Conversation.Counted.
+func (c *Client) Unread(conversation string) (int64, bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	k, _ := c.inbox.Conversation(conversation)
+	return k.Unread, k.Counted
 }
 
 // SignOut ends the session on the server and closes the client.

@@ -29,6 +29,10 @@ type request struct {
 	into    proto.Message // what the answer is decoded into; nil: it has no body
 	// again: the request may be sent more than once.
 	again bool
+	// counted: its bytes are counted elsewhere.
+	counted bool
+	// doubts is how often it was sent and may have been done, as far as is known. Guarded by Client.mu.
+	doubts int
 	// only binds the request to one connection. May be nil.
 	only *session
 	// answered, if not nil, is called by the reader, with mu held, after a success was decoded.
@@ -43,7 +47,8 @@ type call struct {
 	sequence uint32
 	// logins counts the answers that told us to log in first.
 	logins int
-	// sent is when it was queued to the present connection; zero if it was not.
+	// on is the connection that it was queued to, and sent when; nil if it waits for one.
+	on   *session
 	sent time.Time
 	done chan struct{} // closed after err is set
 	err  error
@@ -53,8 +58,11 @@ type call struct {
 type calls struct {
 	pending map[uint32]*call
 	last    uint32
-	bytes   int
-	buf     []byte
+	// bytes are those of the pending calls and of the outbox.
+	bytes int
+	buf   []byte
+	// finished holds one wake-up after a call has ended.
+	finished chan struct{}
 }
 
 // nextSequence never gives 0 or one that is in use.
@@ -69,7 +77,9 @@ func (cs *calls) nextSequence() uint32 {
 
 func (cs *calls) add(c *call) {
 	cs.pending[c.sequence] = c
-	cs.bytes += c.size
+	if !c.counted {
+		cs.bytes += c.size
+	}
 }
 
 // finish ends a call. It does nothing to one that has ended.
@@ -78,9 +88,12 @@ func (cs *calls) finish(c *call, err error) {
 		return
 	}
 	delete(cs.pending, c.sequence)
-	cs.bytes -= c.size
+	if !c.counted {
+		cs.bytes -= c.size
+	}
 	c.err = err
 	close(c.done)
+	wake(cs.finished)
 }
 
 // inOrder are the pending calls in the order in which they were made, whatever the wrap of sequences.
@@ -103,11 +116,27 @@ func (cs *calls) failAll(err error) {
 // for the next connection.
 func (cs *calls) disconnected(s *session) {
 	for _, c := range cs.inOrder() {
-		if c.only == s || (!c.again && !c.sent.IsZero()) {
+		if c.only == s || (!c.again && c.on == s) {
 			cs.finish(c, ErrDisconnected)
 		}
-		c.sent = time.Time{}
+		c.unsend()
 	}
+}
+
+// unsend makes a call wait for the next connection.
+func (c *call) unsend() { c.on, c.sent = nil, time.Time{} }
+
+// open counts the calls that wait for their answer on a connection, and those of them that must not
+// be made twice.
+func (cs *calls) open(s *session) (all, fragile int) {
+	for _, c := range cs.pending {
+		if c.on == s {
+			if all++; !c.again {
+				fragile++
+			}
+		}
+	}
+	return all, fragile
 }
 
 // do makes a request and waits for its answer: over reconnections, and again where the server could
@@ -122,10 +151,10 @@ func (c *Client) do(ctx context.Context, r *request) error {
 	}
 	for failures := 0; ; failures++ {
 		err := c.attempt(ctx, r, body)
-		if err == nil || !r.again || !Retryable(err) || errors.Is(err, ErrQueueFull) {
+		if err == nil || !r.again || !Retryable(err) || (errors.Is(err, ErrQueueFull) && !r.counted) {
 			return err
 		}
-		if ended := sleep(ctx, backoff(failures, retryBase, retryMax)); ended != nil {
+		if ended := sleep(ctx, max(retryAfter(err), backoff(failures, retryBase, retryMax))); ended != nil {
 			return fmt.Errorf("%w, last: %w", ended, err)
 		}
 	}
@@ -158,7 +187,7 @@ func (c *Client) attempt(ctx context.Context, r *request, body []byte) error {
 func (c *Client) answerIn(call *call) time.Duration {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if call.sent.IsZero() {
+	if call.on == nil {
 		return c.opts.AnswerWait
 	}
 	return c.opts.AnswerWait - time.Since(call.sent)
@@ -188,11 +217,11 @@ func (c *Client) issue(r *request, body []byte) (*call, error) {
 	if call.size > c.opts.MaxPacket {
 		return nil, fmt.Errorf("%s: %w: %d bytes", r.command, ErrTooLarge, call.size)
 	}
-	if c.calls.bytes+call.size > c.opts.OutboxBytes {
+	if !r.counted && c.calls.bytes+call.size > c.opts.OutboxBytes {
 		return nil, ErrQueueFull
 	}
 	c.calls.add(call)
-	if c.session != nil {
+	if c.session != nil && !c.holding {
 		c.send(c.session, call)
 	}
 	return call, nil
@@ -208,25 +237,29 @@ func (c *Client) send(s *session, call *call) {
 	c.calls.buf = call.packet(c.calls.buf[:0])
 	switch err := s.conn.Send(c.calls.buf); {
 	case err == nil:
-		call.sent = time.Now()
+		call.on, call.sent = s, time.Now()
+		call.doubts++
 	case errors.Is(err, ErrQueueFull):
 		c.calls.finish(call, ErrQueueFull)
 	}
 }
 
-// answer takes a response. One that nobody waits for (any more) is dropped.
+// answer takes a response. One that nobody waits for (any more, or here) is dropped.
 func (c *Client) answer(s *session, p *wire.LogicPkt) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	call := c.calls.pending[p.Sequence]
-	if call == nil || call.command != p.Command {
+	if call == nil || call.command != p.Command || call.on != s {
 		return
 	}
 	err := decode(p, call.into)
+	if p.Status != wire.StatusSuccess && p.Status != wire.StatusSystemException {
+		call.doubts-- // it was not done
+	}
 	if mustLogIn(p.Status) {
 		s.end(err)
 		if call.logins++; call.logins < maxLogins {
-			call.sent = time.Time{} // not done: it goes out again after the login
+			call.unsend() // it goes out again after the login
 			return
 		}
 	}
@@ -235,6 +268,15 @@ func (c *Client) answer(s *session, p *wire.LogicPkt) {
 		c.arrived()
 	}
 	c.calls.finish(call, err)
+}
+
+// retryAfter is how long the server has asked to wait, or 0.
+func retryAfter(err error) time.Duration {
+	var refused *wire.Error
+	if errors.As(err, &refused) {
+		return refused.RetryAfter
+	}
+	return 0
 }
 
 // mustLogIn: existing clients take any such status as the end of their session (docs/protocol.md, "Statuses").

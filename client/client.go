@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -44,17 +45,30 @@ type Client struct {
 	// deliverWake and syncWake wake deliver and synchronise; they hold one wake-up.
 	deliverWake, syncWake chan struct{}
 
+	// instance names this client among the runs of its device.
+	instance string
+
 	// Owned by Run.
 	addresses addresses
 	// refusals counts the logins refused in a row for their token.
 	refusals int
+	// logins counts those begun.
+	logins uint64
+	// readers are those of all connections.
+	readers sync.WaitGroup
+
+	// adding serialises Send. Locked before mu.
+	adding sync.Mutex
 
 	// Guarded by mu.
-	mu    sync.Mutex
-	inbox *Inbox
-	calls calls
+	mu     sync.Mutex
+	inbox  *Inbox
+	calls  calls
+	outbox outbox
 	// session is the connection while logged in, or nil.
 	session *session
+	// holding: calls are not sent, because another connection is about to take its place.
+	holding bool
 	account string
 	state   State
 	// states are those that OnState has not heard of yet.
@@ -94,18 +108,23 @@ func New(o Options) (*Client, error) {
 		dial:        newConn,
 		deliverWake: make(chan struct{}, 1),
 		syncWake:    make(chan struct{}, 1),
-		inbox:       NewInbox(InboxOptions{Limit: o.InboxMessages, Page: page, Echo: o.EchoOwn}),
+		instance:    rand.Text(),
 		page:        page,
 		changed:     make(chan struct{}),
 	}
+	c.inbox = NewInbox(InboxOptions{
+		Limit: o.InboxMessages, Page: page, Chunk: max(1, min(syncCursors, o.MaxPacket/cursorBytes)), Echo: o.EchoOwn, Reads: o.OnRead != nil,
+	})
 	c.calls.pending = map[uint32]*call{}
+	c.calls.finished = make(chan struct{}, 1)
+	c.outbox.lanes, c.outbox.told = map[dest]*lane{}, map[key]*outgoing{}
 	c.addresses.opts = &c.opts
 	return c, nil
 }
 
 // Run connects, and again whenever the connection breaks, until ctx ends or Close is called (nil)
-// or there is no use: ErrDisplaced, ErrUnauthorized, the refusal of the login as a *wire.Error, or
-// the error of Store.Load. It is called once; calls made before wait for it.
+// or there is no use: ErrDisplaced, ErrConflict, ErrUnauthorized, the refusal of the login as a
+// *wire.Error, or the error of loading Store or Outbox. It is called once; calls made before wait for it.
 func (c *Client) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -114,13 +133,20 @@ func (c *Client) Run(ctx context.Context) error {
 	}
 	err := c.load(ctx)
 	if err == nil {
+		lanes, stopLanes := context.WithCancel(context.WithoutCancel(ctx))
+		defer stopLanes()
 		var delivering sync.WaitGroup
 		delivering.Go(func() { c.deliver(ctx) })
+		c.startLanes(lanes)
 		err = c.stayConnected(ctx)
 		cancel()
+		c.end(err)
+		stopLanes()
+		c.outbox.running.Wait()
 		delivering.Wait()
 	}
 	c.end(err)
+	c.tellOutcomes(ctx)
 	c.opts.OnState(StateClosed, err)
 	return err
 }
@@ -194,8 +220,16 @@ func (c *Client) load(ctx context.Context) error {
 		return fmt.Errorf("load cursors: %w", err)
 	}
 	c.mu.Lock()
-	defer c.mu.Unlock()
 	c.inbox.Restore(cursors)
+	c.mu.Unlock()
+	if c.opts.Outbox == nil {
+		return nil
+	}
+	list, err := c.opts.Outbox.Load(ctx)
+	if err != nil {
+		return fmt.Errorf("load outbox: %w", err)
+	}
+	c.restore(list)
 	return nil
 }
 
@@ -207,17 +241,22 @@ func (c *Client) end(err error) {
 }
 
 func (c *Client) endCalls(err error) {
+	if c.ended != nil {
+		return
+	}
 	c.ended = ErrClosed
 	if err != nil {
 		c.ended = fmt.Errorf("%w: %w", ErrClosed, err)
 	}
 	c.state = StateClosed
 	c.calls.failAll(c.ended)
+	c.endLanes()
 	c.broadcast()
 }
 
-// stayConnected makes one connection after the other.
+// stayConnected makes one connection after the other, and returns when all are closed.
 func (c *Client) stayConnected(ctx context.Context) error {
+	defer c.readers.Wait()
 	for failures := 0; ; failures++ {
 		c.mu.Lock()
 		c.setState(StateConnecting, nil)
@@ -236,7 +275,7 @@ func (c *Client) stayConnected(ctx context.Context) error {
 		if lasted >= stableAfter {
 			failures = 0
 		}
-		if sleep(ctx, backoff(failures, c.opts.BackoffBase, c.opts.BackoffMax)) != nil {
+		if sleep(ctx, max(retryAfter(err), backoff(failures, c.opts.BackoffBase, c.opts.BackoffMax))) != nil {
 			return nil
 		}
 	}
@@ -256,7 +295,7 @@ func (c *Client) final(err error) error {
 // isFinal reports whether connecting again is of no use.
 func isFinal(err error) bool {
 	var login *loginError
-	return errors.Is(err, ErrDisplaced) || errors.Is(err, ErrUnauthorized) || errors.As(err, &login)
+	return errors.Is(err, ErrDisplaced) || errors.Is(err, ErrConflict) || errors.Is(err, ErrUnauthorized) || errors.As(err, &login)
 }
 
 // loginError is the refusal of a login for another reason than its token.
@@ -265,35 +304,51 @@ type loginError struct{ refusal *wire.Error }
 func (e *loginError) Error() string { return "login: " + e.refusal.Error() }
 func (e *loginError) Unwrap() error { return e.refusal }
 
-// connect makes one connection and serves it until it ends. It says why it ended and, if it got as
-// far as a login, how long it lasted.
+// connect makes one connection and serves it, and those that take its place, until the last ends. It
+// says why it ended and, if it got as far as a login, how long it lasted.
 func (c *Client) connect(ctx context.Context) (time.Duration, error) {
-	token, err := c.opts.Token(ctx)
+	conn, token, err := c.open(ctx, "")
 	if err != nil {
-		return 0, fmt.Errorf("token: %w", err)
-	}
-	gateway, err := c.addresses.pick(ctx, token)
-	if err != nil {
-		return 0, err
-	}
-	conn, address, err := c.dial(gateway, &c.opts)
-	if err != nil {
-		return 0, err
-	}
-	defer conn.Close()
-	defer context.AfterFunc(ctx, conn.Close)()
-	if err := conn.Connect(address); err != nil {
 		return 0, err
 	}
 	s, err := c.login(conn, token)
 	if err != nil {
+		conn.close()
 		return 0, err
 	}
 	c.addresses.connected()
 	c.refusals = 0
 	began := time.Now()
-	err = c.serve(ctx, s)
+	c.online(s)
+	for s != nil {
+		served := s
+		s, err = c.serve(ctx, served)
+		served.conn.close()
+	}
 	return time.Since(began), err
+}
+
+// open connects to a gateway, another one than avoid if there is one. The connection is closed when
+// ctx ends.
+func (c *Client) open(ctx context.Context, avoid string) (*conn, string, error) {
+	token, err := c.opts.Token(ctx)
+	if err != nil {
+		return nil, "", fmt.Errorf("token: %w", err)
+	}
+	gateway, err := c.addresses.pick(ctx, token, avoid)
+	if err != nil {
+		return nil, "", err
+	}
+	k, address, err := c.dial(gateway, &c.opts)
+	if err != nil {
+		return nil, "", err
+	}
+	opened := &conn{Client: k, gateway: gateway, unhook: context.AfterFunc(ctx, k.Close)}
+	if err := k.Connect(address); err != nil {
+		opened.close()
+		return nil, "", err
+	}
+	return opened, token, nil
 }
 
 // setState is called with mu held.
@@ -329,6 +384,10 @@ func (c *Client) arrived() {
 	if c.inbox.SyncWanted() != WantNothing {
 		wake(c.syncWake)
 	}
+	if c.outbox.crowded && c.inbox.MayTalk() {
+		c.outbox.crowded = false
+		c.broadcast()
+	}
 }
 
 // deliver tells the application what there is to tell, until ctx ends.
@@ -345,6 +404,7 @@ func (c *Client) deliver(ctx context.Context) {
 		for _, s := range states {
 			c.opts.OnState(s.state, s.err)
 		}
+		c.tellOutcomes(ctx)
 		if ok {
 			c.handle(ctx, d)
 			continue
@@ -357,17 +417,28 @@ func (c *Client) deliver(ctx context.Context) {
 }
 
 func (c *Client) handle(ctx context.Context, d Delivery) {
+	// What was handled is saved even when the client is being closed.
+	ctx = context.WithoutCancel(ctx)
+	var err error
 	switch {
 	case d.Group != nil:
 		c.opts.OnGroup(*d.Group)
-	case d.Message != nil:
-		c.opts.OnMessage(*d.Message)
+	case d.Change == Opened:
+		c.opts.OnConversation(d.State, false)
+	case d.Change == Read:
+		c.opts.OnRead(d.State)
+	case d.Change == Gone:
+		c.opts.OnConversation(d.State, true)
+		err = c.opts.Store.Delete(ctx, d.Conversation)
+	default:
+		if d.Message != nil {
+			c.opts.OnMessage(*d.Message)
+		}
+		if d.Conversation != "" {
+			err = c.opts.Store.Save(ctx, d.Conversation, d.Through)
+		}
 	}
-	if d.Conversation == "" {
-		return
-	}
-	// What was handled is saved even when the client is being closed.
-	if err := c.opts.Store.Save(context.WithoutCancel(ctx), d.Conversation, d.Through); err != nil {
+	if err != nil {
 		c.log.Warn("cursor not saved", "conversation", d.Conversation, "error", err)
 	}
 }

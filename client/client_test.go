@@ -824,6 +824,7 @@ type brokenStore struct{ load, save error }
 
 func (s brokenStore) Load(context.Context) (map[string]int64, error) { return nil, s.load }
 func (s brokenStore) Save(context.Context, string, int64) error      { return s.save }
+func (s brokenStore) Delete(context.Context, string) error           { return s.save }
 
 func TestOptions(t *testing.T) {
 	token := StaticToken("x")

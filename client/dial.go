@@ -47,7 +47,7 @@ func newConn(gateway string, o *Options) (im.Client, string, error) {
 	opts := transport.ClientOptions{
 		DialWait:   o.DialWait,
 		MaxPacket:  maxAnswer,
-		QueueBytes: 2*o.OutboxBytes + o.MaxPacket, // all of the outbox again, behind what is not written yet
+		QueueBytes: 2*o.OutboxBytes + o.MaxPacket, // all that waits again, behind what is not written yet
 		TLS:        o.TLS,
 	}
 	scheme, host, _ := strings.Cut(gateway, "://")
@@ -74,8 +74,8 @@ type addresses struct {
 	fresh bool
 }
 
-// pick returns the gateway to try now.
-func (a *addresses) pick(ctx context.Context, token string) (string, error) {
+// pick returns the gateway to try now: another one than avoid, if there is one.
+func (a *addresses) pick(ctx context.Context, token, avoid string) (string, error) {
 	if a.opts.URL != "" {
 		return a.opts.URL, nil
 	}
@@ -89,6 +89,9 @@ func (a *addresses) pick(ctx context.Context, token string) (string, error) {
 		default: // the router is down: what it said last is the best there is
 			a.next %= len(a.list)
 		}
+	}
+	if a.list[a.next] == avoid && len(a.list) > 1 {
+		a.next = (a.next + 1) % len(a.list)
 	}
 	a.next++
 	return a.list[a.next-1], nil

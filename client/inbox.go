@@ -3,6 +3,7 @@ package client
 import (
 	"maps"
 	"slices"
+	"strconv"
 )
 
 // Inbox decides what the application hears, and in which order: of every conversation each message
@@ -13,17 +14,27 @@ import (
 // handed on; one further ahead is held back until a sync has brought what is missing; anything
 // else is a repetition. A conversation that was never heard of has the cursor 0.
 //
-//	Connected, Hint, Push, Sent ─▶ SyncWanted ─▶ Begin, Page…, End ─▶ Next ─▶ the application
+//	Connected, Hint, Push, Sent ─▶ SyncWanted ─▶ Begin, (Request, Page)…, End ─▶ Next ─▶ the application
 type Inbox struct {
 	// Static after construction.
 	limit int
 	page  int
+	chunk int
 	echo  bool
+	reads bool
+	// few, counts and size divide conversations into buckets: see buckets.
+	few    int
+	counts []int
+	size   int
 
 	// Account is who is logged in.
 	Account string
 
+	// modern: the server of this connection knows digests, buckets and read positions.
+	modern        bool
 	conversations map[string]*conversation
+	// known is how many of them are known, unnumbered how many of these have an id that is no number.
+	known, unnumbered int
 	// held and silent are the numbers of messages held back in all conversations: news and own ones.
 	held, silent int
 	// gaps is the number of conversations that hold some back.
@@ -37,15 +48,21 @@ type Inbox struct {
 	talking map[string]*talk
 	// stale: something may be missing that no gap shows.
 	stale bool
-	// round is the number of the last sync begun.
+	// round is the number of the last sync begun, and plan what is left of it.
 	round int
+	plan  plan
 }
 
 type conversation struct {
-	cursor int64
-	early  map[int64]early
-	// tail is its last delivery that waits in the queue, or nil.
-	tail *Delivery
+	// known: the account belongs to it, as the server has said or a message in turn has shown.
+	known       bool
+	number      uint64 // the id; 0: it is no number
+	peer, group string // empty while nothing has told
+	cursor      int64
+	early       map[int64]early
+	read        reading
+	// tail is its last message that waits in the queue, or nil; note its change that waits there.
+	tail, note *Delivery
 }
 
 // talk is a message of this client that waits for its answer.
@@ -62,26 +79,35 @@ type early struct {
 	round   int
 }
 
-// Delivery is the next thing to tell the application: a message, a group event, or neither where
-// only a cursor is to be saved.
+// Delivery is the next thing to tell the application: a message, a group event, a change of a
+// conversation, or none of them where only a cursor is to be saved.
 type Delivery struct {
 	Message *Message
 	Group   *GroupEvent
-	// Conversation's cursor is Through once this has been handled.
+	// Change says what has changed of a conversation, whose present state is State.
+	Change Change
+	State  Conversation
+	// Conversation's cursor is Through once this has been handled. After Gone it has none any more.
 	Conversation string
 	Through      int64
 
 	next *Delivery
 }
 
-// Delta is what a sync says of one conversation.
-type Delta struct {
-	Conversation string
-	// JoinedSeq is the seq before the first message that the account may read.
-	JoinedSeq int64
-	// Messages are in seq order.
-	Messages []Message
-}
+// Change is what has changed of a conversation, beside its messages.
+type Change uint8
+
+// The changes of a conversation.
+const (
+	// Unchanged: the delivery is about something else.
+	Unchanged Change = iota
+	// Opened: it is new to this device.
+	Opened
+	// Read: its read position is known now, or was moved by another device.
+	Read
+	// Gone: the account does not belong to it any more.
+	Gone
+)
 
 // Want says whether a sync should begin.
 type Want uint8
@@ -102,6 +128,10 @@ type InboxOptions struct {
 	Limit int
 	// Page is the most messages that one page of a sync brings; at most Limit/2.
 	Page int
+	// Chunk is the most cursors of one request, where the server knows digests.
+	Chunk int
+	// Reads keeps read positions.
+	Reads bool
 	// Echo hands on what this client itself has sent.
 	Echo bool
 }
@@ -109,7 +139,8 @@ type InboxOptions struct {
 // NewInbox makes an empty inbox.
 func NewInbox(o InboxOptions) *Inbox {
 	return &Inbox{
-		limit: o.Limit, page: o.Page, echo: o.Echo,
+		limit: o.Limit, page: o.Page, chunk: o.Chunk, echo: o.Echo, reads: o.Reads,
+		few: fewConversations, counts: bucketCounts(), size: bucketSize,
 		conversations: map[string]*conversation{},
 		moved:         map[string]int64{},
 		talking:       map[string]*talk{},
@@ -119,12 +150,23 @@ func NewInbox(o InboxOptions) *Inbox {
 // Restore sets the cursors of an earlier run, before the first Connected.
 func (b *Inbox) Restore(cursors map[string]int64) {
 	for id, seq := range cursors {
-		b.conversation(id).cursor = seq
+		c := b.conversation(id)
+		c.cursor, c.read.through = seq, seq
+		b.know(c)
 	}
 }
 
-// Connected notes that a connection has begun: whatever was sent meanwhile went elsewhere.
-func (b *Inbox) Connected() { b.stale = true }
+// Connected notes that a connection has begun: whatever was sent meanwhile went elsewhere. modern:
+// its server knows digests and read positions. One that does not leaves the positions unknown.
+func (b *Inbox) Connected(modern bool) {
+	b.stale = true
+	if b.modern && !modern {
+		for _, c := range b.conversations {
+			c.read.known = false
+		}
+	}
+	b.modern = modern
+}
 
 // Hint notes that the server may have dropped pushes.
 func (b *Inbox) Hint() { b.stale = true }
@@ -143,20 +185,19 @@ func (b *Inbox) Event(e GroupEvent) (ok bool) {
 	return true
 }
 
-// Talking notes that a message of this client is under way, so that it is recognised when it comes
-// back by a sync before its answer. Each Talking is followed by one Sent or Abandoned. It is
-// refused while as many own messages are held back as may be: its answer could not be kept.
-func (b *Inbox) Talking(clientID string) bool {
-	if b.silent >= b.limit {
-		return false
-	}
+// MayTalk reports whether the answer to one more message could be kept. While as many own messages
+// are held back as may be, no further one should be sent.
+func (b *Inbox) MayTalk() bool { return b.silent < b.limit }
+
+// Talking notes that a message of this client is on its way, so that it is recognised when it comes
+// back by a sync before its answer. Each Talking is followed by one Sent or Abandoned.
+func (b *Inbox) Talking(clientID string) {
 	t := b.talking[clientID]
 	if t == nil {
 		t = &talk{}
 		b.talking[clientID] = t
 	}
 	t.waiting++
-	return true
 }
 
 // Abandoned notes that nobody waits for the answer any more. If the message has come back already,
@@ -188,7 +229,7 @@ func (b *Inbox) untalk(clientID string) {
 // so no wish for one.
 func (b *Inbox) SyncWanted() Want {
 	switch {
-	case !b.room(b.page):
+	case !b.roomForPage():
 		return WantNothing
 	case b.stale:
 		return WantNow
@@ -196,51 +237,6 @@ func (b *Inbox) SyncWanted() Want {
 		return WantSoon
 	default:
 		return WantNothing
-	}
-}
-
-// Begin starts a sync. Its pages are asked for with Cursors, until Page has taken the last and End
-// is called, or until it fails and Fail is called.
-func (b *Inbox) Begin() (round int) {
-	b.stale = false
-	b.round++
-	return b.round
-}
-
-// Cursors returns, for the next page, the seq of each conversation up to which nothing is missing.
-func (b *Inbox) Cursors() map[string]int64 {
-	cursors := make(map[string]int64, len(b.conversations))
-	for id, c := range b.conversations {
-		if c.cursor > 0 {
-			cursors[id] = c.cursor
-		}
-	}
-	return cursors
-}
-
-// Page takes one page of the sync and reports whether it moved anything on.
-func (b *Inbox) Page(deltas []Delta) (progress bool) {
-	for _, d := range deltas {
-		c := b.conversation(d.Conversation)
-		before := c.cursor
-		b.delta(d, c)
-		progress = progress || c.cursor > before
-	}
-	return progress
-}
-
-// delta puts the messages of one conversation. The server leaves nothing out that the account may
-// read, so a gap before a message is no loss but a time in which the account was no member.
-func (b *Inbox) delta(d Delta, c *conversation) {
-	b.skip(d.Conversation, c, d.JoinedSeq)
-	for i := range d.Messages {
-		m := &d.Messages[i]
-		if m.Seq > c.cursor+1 {
-			b.skip(d.Conversation, c, m.Seq-1)
-		}
-		if b.put(m); c.cursor < m.Seq {
-			return // no room: the rest comes with another sync
-		}
 	}
 }
 
@@ -257,6 +253,9 @@ func (b *Inbox) End() {
 				last = max(last, seq)
 			}
 		}
+		if last > 0 && !c.known && b.modern {
+			b.stale = true // the server did not name it: it will say whether it is one of the account's
+		}
 		b.skip(id, c, last)
 	}
 }
@@ -266,9 +265,17 @@ func (b *Inbox) Fail() { b.stale = true }
 
 // Next takes the next delivery out of the queue.
 func (b *Inbox) Next() (Delivery, bool) {
-	if d := b.queue.pop(); d != nil {
-		if c := b.conversations[d.Conversation]; c != nil && c.tail == d {
+	for d := b.queue.pop(); d != nil; d = b.queue.pop() {
+		c := b.conversations[d.Conversation]
+		switch {
+		case c != nil && c.tail == d:
 			c.tail = nil
+		case c != nil && c.note == d:
+			c.note = nil
+			d.State = b.state(d.Conversation, c)
+		}
+		if d.Change == Read && !d.State.Counted {
+			continue // it is gone, or unknown again, meanwhile
 		}
 		return *d, true
 	}
@@ -283,12 +290,66 @@ func (b *Inbox) conversation(id string) *conversation {
 	c := b.conversations[id]
 	if c == nil {
 		c = &conversation{}
+		if n, err := strconv.ParseUint(id, 10, 63); err == nil {
+			c.number = n
+		}
 		b.conversations[id] = c
 	}
 	return c
 }
 
+// know counts a conversation as one of the account's.
+func (b *Inbox) know(c *conversation) {
+	c.known = true
+	b.known++
+	if c.number == 0 {
+		b.unnumbered++
+	}
+}
+
+// open makes a conversation known that was not, and tells the application.
+func (b *Inbox) open(id string, c *conversation, peer, group string) {
+	if peer != "" || group != "" {
+		c.peer, c.group = peer, group
+	}
+	if c.known {
+		return
+	}
+	b.know(c)
+	b.change(id, c, Opened)
+	if c.tail == nil {
+		b.moved[id] = c.cursor // so that it is known to the next run too
+	}
+}
+
+// change queues a change of a conversation, once.
+func (b *Inbox) change(id string, c *conversation, change Change) {
+	if c.note == nil {
+		c.note = &Delivery{Change: change, Conversation: id, State: Conversation{ID: id, Peer: c.peer, Group: c.group}}
+		b.queue.push(c.note)
+	}
+}
+
+// forget makes a conversation unknown that the account does not belong to any more. Its cursor
+// stays while this Inbox lives: a push that is late must not begin it anew.
+func (b *Inbox) forget(id string, c *conversation) {
+	for seq := range c.early {
+		b.release(c, seq)
+	}
+	c.known, c.tail, c.note, c.read = false, nil, nil, reading{through: c.cursor}
+	b.known--
+	if c.number == 0 {
+		b.unnumbered--
+	}
+	delete(b.moved, id)
+	b.queue.push(&Delivery{Change: Gone, Conversation: id, State: Conversation{ID: id, Peer: c.peer, Group: c.group}})
+}
+
 func (b *Inbox) room(n int) bool { return b.queue.len+n <= b.limit }
+
+// roomForPage reports whether a page of a sync fits. Changes of conversations are bounded by their
+// number; while too many wait, no page makes it more.
+func (b *Inbox) roomForPage() bool { return b.room(b.page) && b.queue.changes <= b.limit }
 
 // own reports whether m is what a talk under way has sent: the application does not hear of it
 // then, unless it wants the echo.
@@ -348,6 +409,10 @@ func (b *Inbox) pass(id string, c *conversation, e early) bool {
 		return false
 	}
 	b.release(c, seq)
+	b.open(id, c, e.message.Peer, e.message.Group)
+	if b.reads {
+		c.read.pass(seq, e.message.Sender == b.Account)
+	}
 	if e.silent {
 		b.move(id, c, seq)
 		return true
@@ -420,10 +485,18 @@ func (b *Inbox) counter(e early) *int {
 	return &b.held
 }
 
-// queue is a linked list of deliveries: tails are pointed to from conversations.
+// queue is a linked list of deliveries: tails and notes are pointed to from conversations.
 type queue struct {
 	head, tail *Delivery
-	len        int
+	// len counts the messages and events, changes the changes of conversations.
+	len, changes int
+}
+
+func (q *queue) counter(d *Delivery) *int {
+	if d.Change != Unchanged {
+		return &q.changes
+	}
+	return &q.len
 }
 
 func (q *queue) push(d *Delivery) {
@@ -433,7 +506,7 @@ func (q *queue) push(d *Delivery) {
 		q.tail.next = d
 	}
 	q.tail = d
-	q.len++
+	*q.counter(d)++
 }
 
 func (q *queue) pop() *Delivery {
@@ -446,6 +519,6 @@ func (q *queue) pop() *Delivery {
 		q.tail = nil
 	}
 	d.next = nil
-	q.len--
+	*q.counter(d)--
 	return d
 }

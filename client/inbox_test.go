@@ -3,6 +3,7 @@ package client
 import (
 	"fmt"
 	"slices"
+	"strconv"
 	"testing"
 
 	"pgregory.net/rapid"
@@ -13,142 +14,288 @@ import (
 type world struct {
 	t     *rapid.T
 	inbox *Inbox
-	// stored are the messages of each conversation; seq n is at n-1.
-	stored map[string][]Message
-	joined map[string]int64
+	rooms map[string]*room
 	// flying are pushes and answers that may arrive in any order.
 	flying []flying
 	// lost: a push was dropped, and the server owes a hint.
 	lost bool
-	sync *syncAnswer
-	// heard is what the application got; saved are the cursors it was told to keep.
-	heard map[string][]int64
-	saved map[string]int64
-	// mine are the seqs that this client sent and saw answered.
-	silent map[string]map[int64]bool
+	// answer of a sync under way travels; nil: there is none.
+	answer *Answer
 	ids    int
 }
 
-type flying struct {
-	m      Message
-	answer bool
+// room is a conversation: the server's, and what the application heard of it.
+type room struct {
+	stored []Message // seq n is at n-1
+	member bool
+	joined int64 // the seq before the first message that may be read, since the last joining
+	read   int64
+	// readable are the messages that were said while the account was a member, quit that it was not
+	// always: then some of them may have been missed.
+	readable map[int64]bool
+	quit     bool
+
+	heard  []int64
+	open   bool // the application was told
+	begin  int64
+	saved  int64 // -1: no cursor is kept
+	marked int64 // the last read position that it was told
 }
 
-// syncAnswer is a sync under way: its next answer was made and travels.
-type syncAnswer struct {
-	deltas []Delta
-	more   bool
+type flying struct {
+	push    *Message
+	sent    *Message // the answer to a talk
+	read    *ReadPosition
+	mine    bool // of read: the answer to this device
+	reading string
 }
 
 const me, limit, page = "me", 12, 4
 
+var roomIDs = []string{"1", "2", "3", "4", "5", "6"}
+
 func newWorld(t *rapid.T, echo bool) *world {
-	w := &world{
-		t: t, stored: map[string][]Message{}, joined: map[string]int64{}, heard: map[string][]int64{},
-		saved: map[string]int64{}, silent: map[string]map[int64]bool{},
-	}
+	w := &world{t: t, rooms: map[string]*room{}}
 	cursors := map[string]int64{}
-	for _, id := range []string{"a", "b", "c"} {
-		w.silent[id] = map[int64]bool{}
+	for _, id := range roomIDs {
+		r := &room{readable: map[int64]bool{}, saved: -1}
+		w.rooms[id] = r
 		// Some conversations have a past: before the account joined, or read in an earlier run.
+		r.member = true
 		for range rapid.IntRange(0, 3).Draw(t, "past") {
 			w.append(id, "other", "")
 		}
-		n := int64(len(w.stored[id]))
-		switch rapid.IntRange(0, 2).Draw(t, "kind") {
+		n := int64(len(r.stored))
+		switch rapid.IntRange(0, 3).Draw(t, "kind") {
 		case 1:
-			w.joined[id] = n
+			r.joined, r.read, r.begin = n, n, n
+			clear(r.readable)
 		case 2:
-			if n > 0 {
-				cursors[id] = n
+			cursors[id], r.saved, r.open, r.begin = n, n, true, n
+			r.read = int64(rapid.IntRange(0, int(n)).Draw(t, "read"))
+		case 3:
+			r.member, r.quit = false, true
+			clear(r.readable)
+			if rapid.Bool().Draw(t, "left since") {
+				cursors[id], r.saved, r.open, r.begin = n, n, true, n
 			}
-			w.joined[id] = n // the model's word for: nothing up to here is heard
 		}
 	}
-	w.inbox = NewInbox(InboxOptions{Limit: limit, Page: page, Echo: echo})
+	w.inbox = NewInbox(InboxOptions{Limit: limit, Page: page, Chunk: 2, Echo: echo, Reads: true})
+	w.inbox.few, w.inbox.counts, w.inbox.size = 2, []int{2, 3}, 2
 	w.inbox.Restore(cursors)
 	w.inbox.Account = me
-	w.inbox.Connected()
+	w.connect()
 	return w
 }
 
-func (w *world) append(id, sender, clientID string) Message {
-	m := Message{Conversation: id, Seq: int64(len(w.stored[id]) + 1), Sender: sender, ClientID: clientID}
-	w.stored[id] = append(w.stored[id], m)
-	return m
+// connect begins a connection: some servers know digests, some do not.
+func (w *world) connect() { w.connected(rapid.IntRange(0, 3).Draw(w.t, "server") > 0) }
+
+func (w *world) connected(modern bool) {
+	if w.answer != nil { // it was for the old connection
+		w.answer = nil
+		w.inbox.Fail()
+	}
+	w.inbox.Connected(modern)
 }
 
-func (w *world) conversation() string {
-	return rapid.SampledFrom([]string{"a", "b", "c"}).Draw(w.t, "conversation")
+func (w *world) append(id, sender, clientID string) *Message {
+	r := w.rooms[id]
+	m := Message{Conversation: id, Group: id, Seq: int64(len(r.stored) + 1), Sender: sender, ClientID: clientID}
+	r.stored = append(r.stored, m)
+	if r.member {
+		r.readable[m.Seq] = true
+	}
+	return &m
 }
 
-// answerSync makes the server's answer to the next page: fair, at most page messages.
-func (w *world) answerSync() {
-	cursors, left, s := w.inbox.Cursors(), page, &syncAnswer{}
-	for _, id := range []string{"a", "b", "c"} {
-		from := max(cursors[id], w.joined[id])
-		all := w.stored[id][min(from, int64(len(w.stored[id]))):]
-		if len(all) == 0 {
+// someone is a conversation; one that the account belongs to, if member.
+func (w *world) someone(member bool) string {
+	list := slices.DeleteFunc(slices.Clone(roomIDs), func(id string) bool { return member && !w.rooms[id].member })
+	if len(list) == 0 {
+		w.t.Skip("in no conversation")
+	}
+	return rapid.SampledFrom(list).Draw(w.t, "conversation")
+}
+
+// unread counts the messages of others in (from, to].
+func (r *room) unread(from, to int64) (n int64) {
+	for _, m := range r.stored[:to] {
+		if m.Seq > from && m.Sender != me {
+			n++
+		}
+	}
+	return n
+}
+
+func (r *room) last() int64 { return int64(len(r.stored)) }
+
+// position is where the server says that the account has read to.
+func (r *room) position() ReadPosition {
+	return ReadPosition{Seq: r.read, Unread: r.unread(max(r.read, r.joined), r.last()), LastSeq: r.last()}
+}
+
+// serve makes the server's answer to the next request of a sync.
+func (w *world) serve() {
+	req := w.inbox.Request()
+	if len(req.Digests) > 0 {
+		w.answer = &Answer{Stale: w.stale(req)}
+		return
+	}
+	modern := w.inbox.modern
+	if !modern && (req.Buckets != 0 || len(req.Only) > 0) {
+		w.t.Fatal("an old server is asked about buckets")
+	}
+	cursors := map[string]Cursor{}
+	a := &Answer{}
+	for _, k := range req.Cursors {
+		cursors[k.Conversation] = k
+		if !modern && k.ReadSeq != noRead {
+			w.t.Fatal("an old server is told a read position")
+		}
+		if len(req.Only) > 0 && !slices.Contains(req.Only, bucketOf(k.Conversation, req.Buckets)) {
+			w.t.Fatalf("the cursor of %s is in none of the buckets %v of %d", k.Conversation, req.Only, req.Buckets)
+		}
+		if modern && !w.rooms[k.Conversation].member {
+			a.Gone = append(a.Gone, k.Conversation)
+		}
+	}
+	left := page
+	for _, id := range roomIDs {
+		r := w.rooms[id]
+		if !r.member || (len(req.Only) > 0 && !slices.Contains(req.Only, bucketOf(id, req.Buckets))) {
+			continue
+		}
+		k, named := cursors[id]
+		all := r.stored[min(max(k.Seq, r.joined), r.last()):]
+		moved := named && k.ReadSeq != noRead && k.ReadSeq != r.read
+		if len(all) == 0 && (!modern || named && !moved && k.Seq >= r.joined) {
 			continue
 		}
 		n := min(left, len(all))
-		s.more = s.more || n < len(all)
-		if n > 0 {
-			s.deltas = append(s.deltas, Delta{Conversation: id, JoinedSeq: w.joined[id], Messages: slices.Clone(all[:n])})
+		if left == 0 {
+			a.More = true
+			continue
 		}
-		left -= n
+		left -= max(1, n)
+		d := Delta{Conversation: id, Group: id, LastSeq: r.last(), JoinedSeq: r.joined, Messages: slices.Clone(all[:n])}
+		if modern {
+			at := r.position()
+			if d.ReadSeq = at.Seq; n == len(all) {
+				d.Unread = at.Unread
+			}
+		}
+		a.More = a.More || n < len(all)
+		a.Deltas = append(a.Deltas, d)
 	}
-	w.sync = s
+	w.answer = a
 }
 
-func (w *world) receiveSync() {
-	s := w.sync
-	w.sync = nil
-	w.inbox.Page(s.deltas)
+func bucketOf(id string, buckets int) int {
+	n, _ := strconv.Atoi(id)
+	return n % buckets
+}
+
+// stale compares digests.
+func (w *world) stale(req Request) (stale []int) {
+	if len(req.Digests) != req.Buckets || len(req.Cursors)+len(req.Only) > 0 || req.NoReads {
+		w.t.Fatalf("asked %+v", req)
+	}
+	have := make([]Digest, req.Buckets)
+	for _, id := range roomIDs {
+		if r := w.rooms[id]; r.member {
+			n, _ := strconv.Atoi(id)
+			d := &have[n%req.Buckets]
+			d.Conversations++
+			d.IDs += uint64(n)
+			d.Seqs += uint64(r.last())
+			d.Reads += uint64(r.read)
+		}
+	}
+	for i, d := range req.Digests {
+		if d != have[i] {
+			stale = append(stale, i)
+		}
+	}
+	return stale
+}
+
+// received takes the answer, as the client does.
+func (w *world) received() {
+	a := w.answer
+	w.answer = nil
+	progress, more := w.inbox.Page(*a)
 	switch {
-	case !s.more:
+	case !more:
 		w.inbox.End()
-	case w.inbox.SyncWanted() == WantNow || !w.inbox.room(page):
-		w.inbox.Fail() // as the client does when there is no room for another page
+	case !w.inbox.roomForPage():
+		w.inbox.Fail()
+	case !progress:
+		w.t.Fatalf("no progress with %+v", *a)
 	default:
-		w.answerSync()
+		w.serve()
 	}
 }
 
 func (w *world) maybeSync() {
-	if w.sync == nil && w.inbox.SyncWanted() != WantNothing {
+	if w.answer == nil && w.inbox.SyncWanted() != WantNothing {
 		w.inbox.Begin()
-		w.answerSync()
+		w.serve()
 	}
 }
 
 func (w *world) arrive(i int) {
 	f := w.flying[i]
 	w.flying = slices.Delete(w.flying, i, i+1)
-	if f.answer {
-		w.silent[f.m.Conversation][f.m.Seq] = true
-		w.inbox.Sent(f.m)
-		return
+	switch {
+	case f.sent != nil:
+		w.inbox.Sent(*f.sent)
+	case f.push != nil:
+		w.inbox.Push(*f.push)
+	default:
+		w.inbox.ReadTo(f.reading, *f.read, f.mine)
 	}
-	w.inbox.Push(f.m)
 }
 
+// consume is the application: it handles one delivery.
 func (w *world) consume() bool {
 	d, ok := w.inbox.Next()
 	if !ok {
 		return false
 	}
-	if d.Message != nil {
-		w.heard[d.Conversation] = append(w.heard[d.Conversation], d.Message.Seq)
-		if d.Through < d.Message.Seq {
-			w.t.Fatalf("message %d is saved as %d", d.Message.Seq, d.Through)
+	r := w.rooms[d.Conversation]
+	switch {
+	case d.Change == Opened:
+		if r.open {
+			w.t.Fatalf("%s is opened again", d.Conversation)
 		}
-	}
-	if d.Conversation != "" {
-		if d.Through <= w.saved[d.Conversation] {
-			w.t.Fatalf("cursor of %s goes from %d to %d", d.Conversation, w.saved[d.Conversation], d.Through)
+		r.open = true
+	case d.Change == Gone:
+		if !r.open || !r.quit {
+			w.t.Fatalf("%s is gone", d.Conversation)
 		}
-		w.saved[d.Conversation] = d.Through
+		r.open, r.saved = false, -1
+	case d.Change == Read:
+		if !r.open || !d.State.Counted || (d.State.ReadSeq < r.marked && !r.quit) {
+			w.t.Fatalf("%s is read to %+v after %d", d.Conversation, d.State, r.marked)
+		}
+		r.marked = d.State.ReadSeq
+	default:
+		if d.Message != nil {
+			if !r.open {
+				w.t.Fatalf("message %d of %s, which is not open", d.Message.Seq, d.Conversation)
+			}
+			r.heard = append(r.heard, d.Message.Seq)
+		}
+		if d.Through < r.saved || (d.Message != nil && d.Through < d.Message.Seq) {
+			w.t.Fatalf("cursor of %s goes from %d to %d", d.Conversation, r.saved, d.Through)
+		}
+		r.saved = d.Through
+		// What the cursor has passed was heard, or it never will be.
+		if want := w.expected(r, d.Through); !r.quit && !slices.Equal(want, r.heard) {
+			w.t.Fatalf("cursor of %s is %d: heard %v of %v", d.Conversation, d.Through, r.heard, want)
+		}
 	}
 	return true
 }
@@ -160,31 +307,67 @@ func (w *world) actions() map[string]func(*rapid.T) {
 		}
 		return rapid.IntRange(0, len(w.flying)-1).Draw(t, "which")
 	}
+	push := func(id string, m *Message) {
+		if w.rooms[id].member {
+			w.flying = append(w.flying, flying{push: m})
+		}
+	}
 	return map[string]func(*rapid.T){
 		"someone talks": func(*rapid.T) {
-			w.flying = append(w.flying, flying{m: w.append(w.conversation(), "other", "")})
+			id := w.someone(false)
+			push(id, w.append(id, "other", ""))
+		},
+		"someone talks to me": func(*rapid.T) {
+			id := w.someone(true)
+			push(id, w.append(id, "other", ""))
 		},
 		"another device of mine talks": func(*rapid.T) {
-			w.flying = append(w.flying, flying{m: w.append(w.conversation(), me, fmt.Sprint("other-", w.ids))})
+			id := w.someone(true)
+			push(id, w.append(id, me, fmt.Sprint("other-", w.ids)))
 			w.ids++
 		},
 		"I talk": func(t *rapid.T) {
-			id := fmt.Sprint("own-", w.ids)
+			id, clientID := w.someone(true), fmt.Sprint("own-", w.ids)
 			w.ids++
-			if !w.inbox.Talking(id) {
+			if !w.inbox.MayTalk() {
 				return
 			}
-			w.flying = append(w.flying, flying{m: w.append(w.conversation(), me, id), answer: true})
+			w.inbox.Talking(clientID)
+			w.flying = append(w.flying, flying{sent: w.append(id, me, clientID)})
+		},
+		"another device of mine reads": func(t *rapid.T) {
+			id := w.someone(true)
+			r := w.rooms[id]
+			if to := int64(rapid.IntRange(0, len(r.stored)).Draw(t, "to")); to > r.read {
+				r.read = to
+				at := r.position()
+				w.flying = append(w.flying, flying{reading: id, read: &at})
+			}
+		},
+		"I read": func(t *rapid.T) {
+			id := w.someone(true)
+			r := w.rooms[id]
+			to := int64(rapid.IntRange(0, len(r.stored)).Draw(t, "to"))
+			r.read = max(r.read, to)
+			at := r.position()
+			w.flying = append(w.flying, flying{reading: id, read: &at, mine: to >= at.Seq})
+		},
+		"I am in and out": func(*rapid.T) {
+			r := w.rooms[w.someone(false)]
+			r.quit = true
+			if r.member = !r.member; r.member {
+				r.joined, r.read = r.last(), max(r.read, r.last())
+			}
 		},
 		"arrives":   func(t *rapid.T) { w.arrive(pick(t)) },
 		"arrives 2": func(t *rapid.T) { w.arrive(pick(t)) },
 		"is doubled": func(t *rapid.T) {
-			if i := pick(t); !w.flying[i].answer {
+			if i := pick(t); w.flying[i].sent == nil {
 				w.flying = append(w.flying, w.flying[i])
 			}
 		},
 		"is lost": func(t *rapid.T) {
-			if i := pick(t); !w.flying[i].answer {
+			if i := pick(t); w.flying[i].sent == nil {
 				w.flying = slices.Delete(w.flying, i, i+1)
 				w.lost = true
 			}
@@ -195,22 +378,22 @@ func (w *world) actions() map[string]func(*rapid.T) {
 		},
 		"reconnect": func(*rapid.T) {
 			// Pushes under way are gone; answers come on the new connection, to the same client id.
-			w.flying = slices.DeleteFunc(w.flying, func(f flying) bool { return !f.answer })
-			if w.sync != nil {
-				w.sync = nil
-				w.inbox.Fail()
-			}
-			w.inbox.Connected()
+			w.flying = slices.DeleteFunc(w.flying, func(f flying) bool { return f.sent == nil && !f.mine })
+			w.connect()
+		},
+		"move": func(*rapid.T) {
+			// To another gateway: what the old one pushed may still arrive.
+			w.connect()
 		},
 		"sync begins": func(*rapid.T) { w.maybeSync() },
 		"sync answer": func(t *rapid.T) {
-			if w.sync == nil {
+			if w.answer == nil {
 				t.Skip("no sync")
 			}
-			w.receiveSync()
+			w.received()
 		},
 		"application": func(t *rapid.T) {
-			for range rapid.IntRange(1, 6).Draw(t, "messages") {
+			for range rapid.IntRange(1, 6).Draw(t, "deliveries") {
 				w.consume()
 			}
 		},
@@ -218,19 +401,38 @@ func (w *world) actions() map[string]func(*rapid.T) {
 	}
 }
 
-// check: whatever has happened, the application heard an unbroken sequence.
+// check: whatever has happened, the application heard an unbroken sequence, and what is counted unread is exact.
 func (w *world) check(t *rapid.T) {
-	for id, seqs := range w.heard {
-		want := w.expected(id)
-		if len(seqs) > len(want) || !slices.Equal(seqs, want[:len(seqs)]) {
-			t.Fatalf("conversation %s: heard %v of %v", id, seqs, want)
+	for id, r := range w.rooms {
+		for i, seq := range r.heard {
+			if !r.readable[seq] || i > 0 && seq <= r.heard[i-1] {
+				t.Fatalf("conversation %s: heard %v", id, r.heard)
+			}
+		}
+		if want := w.expected(r, r.last()); !r.quit && (len(r.heard) > len(want) || !slices.Equal(r.heard, want[:len(r.heard)])) {
+			t.Fatalf("conversation %s: heard %v of %v", id, r.heard, want)
+		}
+		k, ok := w.inbox.Conversation(id)
+		if !ok || !k.Counted || r.quit {
+			continue
+		}
+		c := w.inbox.conversations[id]
+		if k.ReadSeq > r.read {
+			t.Fatalf("conversation %s: read to %d, really %d", id, k.ReadSeq, r.read)
+		}
+		if want := r.unread(max(k.ReadSeq, r.joined), max(c.read.through, c.cursor)); k.Unread != want {
+			t.Fatalf("conversation %s: %d unread behind %d, want %d; %+v", id, k.Unread, k.ReadSeq, want, c.read)
 		}
 	}
+	w.checkCounts(t)
+}
+
+func (w *world) checkCounts(t *rapid.T) {
 	if w.inbox.queue.len > limit || w.inbox.held > limit {
 		t.Fatalf("%d wait, %d are held, the limit is %d", w.inbox.queue.len, w.inbox.held, limit)
 	}
 	var counted [2]int
-	gaps := 0
+	gaps, known := 0, 0
 	for _, c := range w.inbox.conversations {
 		for _, e := range c.early {
 			if e.silent {
@@ -242,16 +444,21 @@ func (w *world) check(t *rapid.T) {
 		if len(c.early) > 0 {
 			gaps++
 		}
+		if c.known {
+			known++
+		}
 	}
-	if counted != [2]int{w.inbox.held, w.inbox.silent} || gaps != w.inbox.gaps {
-		t.Fatalf("counts %d and %d held in %d, has %v in %d", w.inbox.held, w.inbox.silent, w.inbox.gaps, counted, gaps)
+	if counted != [2]int{w.inbox.held, w.inbox.silent} || gaps != w.inbox.gaps || known != w.inbox.known {
+		t.Fatalf("counts %d and %d held in %d of %d, has %v in %d of %d",
+			w.inbox.held, w.inbox.silent, w.inbox.gaps, w.inbox.known, counted, gaps, known)
 	}
 }
 
-func (w *world) expected(id string) []int64 {
+// expected is what the application hears of a conversation that the account never quits.
+func (w *world) expected(r *room, through int64) []int64 {
 	var want []int64
-	for _, m := range w.stored[id][w.joined[id]:] {
-		if w.inbox.echo || m.Sender != me || m.ClientID[:4] != "own-" {
+	for _, m := range r.stored[:through] {
+		if m.Seq > r.begin && (w.inbox.echo || m.Sender != me || m.ClientID[:4] != "own-") {
 			want = append(want, m.Seq)
 		}
 	}
@@ -263,21 +470,54 @@ func (w *world) settle() {
 	for len(w.flying) > 0 {
 		w.arrive(0)
 	}
-	if w.lost {
-		w.inbox.Hint()
-	}
+	w.connected(true)
 	for range 10_000 {
 		for w.consume() {
 		}
-		if w.sync != nil {
-			w.receiveSync()
+		if w.answer != nil {
+			w.received()
 			continue
 		}
-		if w.maybeSync(); w.sync == nil {
+		if w.maybeSync(); w.answer == nil {
 			return
 		}
 	}
 	w.t.Fatal("the syncs do not end")
+}
+
+// settled checks what must be so after everything has arrived.
+func (w *world) settled(t *rapid.T) {
+	for id, r := range w.rooms {
+		if want := w.expected(r, r.last()); !r.quit && !slices.Equal(r.heard, want) {
+			t.Fatalf("conversation %s: heard %v, want %v", id, r.heard, want)
+		}
+		k, known := w.inbox.Conversation(id)
+		if known != r.member || r.open != r.member || !r.member && r.saved >= 0 {
+			t.Fatalf("conversation %s: member %v, known %v, told %v, cursor %d", id, r.member, known, r.open, r.saved)
+		}
+		if !r.member {
+			continue
+		}
+		for _, m := range r.stored[r.joined:] {
+			if m.Sender == "other" && !slices.Contains(r.heard, m.Seq) && m.Seq > r.begin {
+				t.Fatalf("conversation %s: %d is missing in %v", id, m.Seq, r.heard)
+			}
+		}
+		if r.saved != r.last() {
+			t.Fatalf("conversation %s: the saved cursor is %d of %d", id, r.saved, r.last())
+		}
+		if at := r.position(); !k.Counted || k.ReadSeq != at.Seq || k.Unread != at.Unread || k.Seq != r.last() {
+			t.Fatalf("conversation %s is %+v, want %+v", id, k, at)
+		}
+	}
+	w.check(t)
+	// Nothing has changed: one small question says so.
+	w.inbox.Hint()
+	w.inbox.Begin()
+	w.serve()
+	if a := w.answer; a.More || len(a.Deltas)+len(a.Stale)+len(a.Gone) > 0 {
+		t.Fatalf("a sync without news brings %+v", a)
+	}
 }
 
 // TestInbox: any order, repetition and loss; the application hears every message once, in order.
@@ -287,15 +527,7 @@ func TestInbox(t *testing.T) {
 			w := newWorld(t, echo)
 			t.Repeat(w.actions())
 			w.settle()
-			for id := range w.stored {
-				if want := w.expected(id); !slices.Equal(w.heard[id], want) {
-					t.Fatalf("conversation %s: heard %v, want %v", id, w.heard[id], want)
-				}
-				if last := int64(len(w.stored[id])); w.saved[id] != last && w.joined[id] != last {
-					t.Fatalf("conversation %s: the saved cursor is %d of %d", id, w.saved[id], last)
-				}
-			}
-			w.check(t)
+			w.settled(t)
 		}))
 	}
 }

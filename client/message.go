@@ -56,6 +56,23 @@ type Message struct {
 	Body        string
 	Extra       string
 	ClientID    string
+	// Synced: it was asked for; otherwise it was pushed.
+	Synced bool
+}
+
+// Conversation is what a device knows of one of the account's conversations.
+type Conversation struct {
+	ID string
+	// Peer is the other account of a conversation of two, Group the group's id. After a restart both
+	// are empty until something is heard of the conversation.
+	Peer, Group string
+	// Seq is that of the last message that OnMessage was given, or will be without waiting for the server.
+	Seq int64
+	// ReadSeq is up to where the account has read, on whichever device, and Unread the exact number
+	// of messages of others beyond it that the server has told of. They count if Counted is set: with
+	// Options.OnRead, from the first sync on, and a server with the feature "read".
+	ReadSeq, Unread int64
+	Counted         bool
 }
 
 // GroupChange says what happened to a group.
@@ -170,6 +187,7 @@ func messagesOf(list []*pb.Message, conversation, peer, group string) []Message 
 		out[i] = Message{
 			ID: m.GetMessageId(), Conversation: conversation, Seq: m.GetSeq(), Peer: peer, Group: group, Sender: m.GetSender(),
 			SendTime: time.Unix(0, m.GetSendTime()), Type: Type(m.GetType()), Body: m.GetBody(), Extra: m.GetExtra(), ClientID: m.GetClientId(),
+			Synced: true,
 		}
 	}
 	return out
@@ -179,9 +197,9 @@ func deltasOf(list []*pb.ConversationDelta) []Delta {
 	out := make([]Delta, len(list))
 	for i, d := range list {
 		out[i] = Delta{
-			Conversation: d.GetConversation(),
-			JoinedSeq:    d.GetJoinedSeq(),
-			Messages:     messagesOf(d.GetMessages(), d.GetConversation(), d.GetPeer(), d.GetGroup()),
+			Conversation: d.GetConversation(), Peer: d.GetPeer(), Group: d.GetGroup(),
+			LastSeq: d.GetLastSeq(), JoinedSeq: d.GetJoinedSeq(), ReadSeq: d.GetReadSeq(), Unread: d.GetUnread(),
+			Messages: messagesOf(d.GetMessages(), d.GetConversation(), d.GetPeer(), d.GetGroup()),
 		}
 	}
 	return out

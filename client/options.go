@@ -33,6 +33,13 @@ const (
 	maxAnswer = im.DefaultMaxLinkPacket
 	// syncPage is the most messages asked for in one page of a sync.
 	syncPage = 500
+	// syncCursors is the most cursors of one request of a sync that has digests, and cursorBytes the most
+	// that one takes.
+	syncCursors = 1000
+	cursorBytes = 48
+	// moveWait is how long a move to another gateway waits for what was asked at the old one. What must
+	// not be asked twice is waited for until it is answered.
+	moveWait = 3 * time.Second
 	// gapWait is how long a missing message may be overtaken by later ones before it is asked for.
 	gapWait = 100 * time.Millisecond
 	// stableAfter is how long a connection must have lasted for its end not to count as a failure:
@@ -72,6 +79,15 @@ type Options struct {
 	OnMessage func(Message)
 	// OnGroup hears of changes in the account's groups while on line. May be nil.
 	OnGroup func(GroupEvent)
+	// OnOutcome hears what became of each message of Send, once, while Run runs. May be nil.
+	OnOutcome func(Outcome)
+	// OnConversation hears of each conversation that is new to this device, before its first message or
+	// without one, and once more, with gone set, when the account does not belong to it any more.
+	// May be nil.
+	OnConversation func(k Conversation, gone bool)
+	// OnRead hears where the account has read a conversation to: when that is first known in this run,
+	// and when another device has moved it. May be nil: then no read positions are kept.
+	OnRead func(Conversation)
 	// OnState hears of each new state and, for StateOffline and StateClosed, why. May be nil.
 	OnState func(State, error)
 	// EchoOwn delivers what this client itself sends to OnMessage too. What the account's other
@@ -81,6 +97,9 @@ type Options struct {
 	// Store keeps the cursors between runs. Defaults to a MemoryStore: then every run begins with
 	// all messages of all conversations.
 	Store Store
+	// Outbox keeps the messages of Send between runs. May be nil: then those without an outcome when
+	// Run ends get ErrClosed as theirs.
+	Outbox Outbox
 	// Logger defaults to none. Tokens and bodies are never logged.
 	Logger *slog.Logger
 	// TLS is for wss and tls. May be nil.
@@ -104,8 +123,9 @@ type Options struct {
 	// MaxPacket is the largest packet sent, in bytes. Defaults to im.DefaultMaxPacket; a server
 	// closes the connection on a larger one than its own limit.
 	MaxPacket int
-	// OutboxBytes bounds the requests that wait for their answer, in bytes; a call beyond it fails
-	// with ErrQueueFull. Defaults to DefaultOutboxBytes.
+	// OutboxBytes bounds the messages that wait for their outcome and the other requests that wait
+	// for their answer, together, in bytes; a call beyond it fails with ErrQueueFull. Defaults to
+	// DefaultOutboxBytes.
 	OutboxBytes int
 	// InboxMessages bounds the messages that wait for OnMessage. Defaults to DefaultInboxMessages; at least 2.
 	InboxMessages int
@@ -136,6 +156,12 @@ func (o Options) withDefaults() Options {
 	}
 	if o.OnGroup == nil {
 		o.OnGroup = func(GroupEvent) {}
+	}
+	if o.OnOutcome == nil {
+		o.OnOutcome = func(Outcome) {}
+	}
+	if o.OnConversation == nil {
+		o.OnConversation = func(Conversation, bool) {}
 	}
 	if o.OnState == nil {
 		o.OnState = func(State, error) {}

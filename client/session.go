@@ -17,14 +17,32 @@ import (
 	"github.com/hermod-im/hermod/wire/pb"
 )
 
+// conn is a connection to a gateway.
+type conn struct {
+	im.Client
+	gateway string
+	// unhook forgets that the connection closes with Run's context.
+	unhook func() bool
+}
+
+func (c *conn) close() {
+	c.unhook()
+	c.Close()
+}
+
 // session is one connection that has logged in.
 type session struct {
 	// Static after construction.
-	conn    im.Client
+	conn    *conn
 	channel string
 	account string
-	// syncing: the server knows seqs, syncs and hints.
-	syncing bool
+	// features are those that the server will use.
+	features wire.Features
+	// goaway gets the delay of the first gateway.goaway.
+	goaway chan time.Duration
+	// over is closed when nothing is read any more, after err is set.
+	over chan struct{}
+	err  error
 
 	// heard counts the frames received.
 	heard atomic.Uint64
@@ -32,6 +50,8 @@ type session struct {
 	mu sync.Mutex
 	// cause is why this side ended it, or nil.
 	cause error
+	// reconnected: this client has a newer connection, the server says.
+	reconnected bool
 }
 
 // end closes the connection; the first cause counts.
@@ -51,7 +71,10 @@ func (s *session) why(err error) error {
 	if s.cause != nil {
 		return s.cause
 	}
-	return closeError(err)
+	if err = closeError(err); s.reconnected && errors.Is(err, ErrDisplaced) {
+		return errors.New("replaced by a newer connection of this client")
+	}
+	return err
 }
 
 // closeError gives the error of Read the meaning of its close code.
@@ -68,6 +91,8 @@ func closeError(err error) error {
 		return fmt.Errorf("%w: %w", errRefused, closed)
 	case im.ReasonDisplaced.Code():
 		return ErrDisplaced
+	case im.ReasonConflict.Code():
+		return ErrConflict
 	default:
 		return closed
 	}
@@ -77,13 +102,21 @@ func closeError(err error) error {
 func refusal(p *wire.LogicPkt) *wire.Error {
 	var body pb.ErrorResp
 	_ = proto.Unmarshal(p.Body, &body) // without a text the status is enough
-	return &wire.Error{Status: p.Status, Message: body.GetMessage()}
+	return &wire.Error{
+		Status: p.Status, Message: body.GetMessage(),
+		RetryAfter: time.Duration(body.GetRetryAfterMs()) * time.Millisecond,
+	}
 }
 
+// features are what this client understands.
+const features = wire.FeatureSync | wire.FeatureRead | wire.FeatureGoAway
+
 // login sends the first packet and waits for its answer.
-func (c *Client) login(conn im.Client, token string) (*session, error) {
+func (c *Client) login(conn *conn, token string) (*session, error) {
+	c.logins++
 	body, err := proto.Marshal(&pb.LoginReq{
-		Token: token, Device: c.opts.Device, Platform: c.opts.Platform, Features: wire.FeatureSync.Names(),
+		Token: token, Device: c.opts.Device, Platform: c.opts.Platform, Features: features.Names(),
+		Instance: c.instance, Attempt: c.logins,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("login: %w", err)
@@ -126,7 +159,7 @@ func readAnswer(conn im.Client, sequence uint32) (*wire.LogicPkt, error) {
 	}
 }
 
-func loggedIn(conn im.Client, p *wire.LogicPkt) (*session, error) {
+func loggedIn(conn *conn, p *wire.LogicPkt) (*session, error) {
 	var resp pb.LoginResp
 	err := decode(p, &resp)
 	var refused *wire.Error
@@ -134,12 +167,15 @@ func loggedIn(conn im.Client, p *wire.LogicPkt) (*session, error) {
 	case err == nil:
 		return &session{
 			conn: conn, channel: resp.GetChannelId(), account: resp.GetAccount(),
-			syncing: wire.ParseFeatures(resp.GetFeatures()).Has(wire.FeatureSync),
+			features: wire.ParseFeatures(resp.GetFeatures()),
+			goaway:   make(chan time.Duration, 1), over: make(chan struct{}),
 		}, nil
 	case !errors.As(err, &refused):
 		return nil, err
 	case refused.Status == wire.StatusUnauthorized:
 		return nil, fmt.Errorf("login: %w: %w", errRefused, refused)
+	case refused.Status == wire.StatusConflict:
+		return nil, fmt.Errorf("login: %w: %w", ErrConflict, refused)
 	case refused.Retryable(), mustLogIn(refused.Status):
 		return nil, fmt.Errorf("login: %w", refused)
 	default:
@@ -147,36 +183,51 @@ func loggedIn(conn im.Client, p *wire.LogicPkt) (*session, error) {
 	}
 }
 
-// serve runs a connection until it ends, and says why.
-func (c *Client) serve(ctx context.Context, s *session) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	c.online(s)
-	var workers sync.WaitGroup
-	workers.Go(func() { c.heartbeat(ctx, s) })
-	if s.syncing {
-		workers.Go(func() { c.synchronise(ctx, s) })
+// serve runs a connection until it ends, and says why, or until another one has taken its place.
+func (c *Client) serve(ctx context.Context, s *session) (next *session, err error) {
+	c.readers.Go(func() {
+		s.err = c.read(s)
+		close(s.over)
+	})
+	w := c.work(ctx, s)
+	defer func() { w.stop() }()
+	var due <-chan time.Time
+	for failures := 0; ; {
+		select {
+		case <-s.over:
+			c.offline(s)
+			return nil, s.err
+		case delay := <-s.goaway:
+			due = time.After(delay)
+		case <-due:
+			next, err := c.move(ctx, s, w)
+			if err == nil {
+				return next, nil
+			}
+			c.log.Info("not moved to another gateway", "error", err)
+			due = time.After(backoff(failures, c.opts.BackoffBase, c.opts.BackoffMax))
+			failures++
+		}
 	}
-	err := c.read(s)
-	c.offline(s)
-	cancel()
-	workers.Wait()
-	return err
 }
 
-// online sends what waits, in order, before anything new can be.
+// online begins to use a connection, in the place of another if there is one. It sends what waits,
+// in order, before anything new can be.
 func (c *Client) online(s *session) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.session = s
+	if c.session != nil {
+		c.calls.disconnected(c.session)
+	}
+	c.session, c.holding = s, false
 	c.account = s.account
 	c.inbox.Account = s.account
 	c.setState(StateOnline, nil)
 	for _, call := range c.calls.inOrder() {
 		c.send(s, call)
 	}
-	if s.syncing {
-		c.inbox.Connected()
+	if s.features.Has(wire.FeatureSync) {
+		c.inbox.Connected(s.features.Has(wire.FeatureRead))
 		c.arrived()
 	}
 	c.log.Info("on line", "account", s.account, "channel", s.channel)
@@ -185,7 +236,7 @@ func (c *Client) online(s *session) {
 func (c *Client) offline(s *session) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.session = nil
+	c.session, c.holding = nil, false
 	c.calls.disconnected(s)
 }
 
@@ -242,9 +293,23 @@ func (c *Client) pushed(s *session, p *wire.LogicPkt) error {
 		if err := proto.Unmarshal(p.Body, &body); err != nil {
 			return fmt.Errorf("push of %s: %w", p.Command, err)
 		}
-		if id := body.GetChannelId(); id == "" || id == s.channel {
-			return ErrDisplaced
+		return s.kicked(&body)
+	case wire.CmdGoAway:
+		var body pb.GoAway
+		if err := proto.Unmarshal(p.Body, &body); err != nil {
+			return fmt.Errorf("push of %s: %w", p.Command, err)
 		}
+		select {
+		case s.goaway <- time.Duration(body.GetDelayMs()) * time.Millisecond:
+		default: // it was told before
+		}
+	case wire.CmdRead:
+		var body pb.ReadNotify
+		if err := proto.Unmarshal(p.Body, &body); err != nil {
+			return fmt.Errorf("push of %s: %w", p.Command, err)
+		}
+		at := ReadPosition{Seq: body.GetSeq(), Unread: body.GetUnread(), LastSeq: body.GetLastSeq()}
+		c.intoInbox(func(b *Inbox) { b.ReadTo(body.GetConversation(), at, false) })
 	case wire.CmdGroupCreate, wire.CmdGroupJoin, wire.CmdGroupQuit:
 		event, err := groupEvent(p)
 		if err != nil {
@@ -253,6 +318,25 @@ func (c *Client) pushed(s *session, p *wire.LogicPkt) error {
 		c.intoInbox(func(b *Inbox) { b.Event(event) })
 	}
 	return nil
+}
+
+// kicked says whether a KickoutNotify is the end: not if it is about another connection, or if the
+// newer login is this client's own. The server closes the connection then.
+func (s *session) kicked(k *pb.KickoutNotify) error {
+	if id := k.GetChannelId(); id != "" && id != s.channel {
+		return nil
+	}
+	switch k.GetReason() {
+	case "":
+		return ErrDisplaced
+	case "reconnected":
+		s.mu.Lock()
+		s.reconnected = true
+		s.mu.Unlock()
+		return nil
+	default:
+		return &DisplacedError{Reason: k.GetReason(), Device: k.GetDevice(), Platform: k.GetPlatform()}
+	}
 }
 
 func groupEvent(p *wire.LogicPkt) (GroupEvent, error) {
@@ -319,7 +403,7 @@ func (c *Client) synchronise(ctx context.Context, s *session) {
 			continue
 		}
 		c.log.Info("sync failed", "error", err)
-		if sleep(ctx, backoff(failures, c.opts.BackoffBase, c.opts.BackoffMax)) != nil {
+		if sleep(ctx, max(retryAfter(err), backoff(failures, c.opts.BackoffBase, c.opts.BackoffMax))) != nil {
 			return
 		}
 		failures++
@@ -350,34 +434,34 @@ func (c *Client) syncOnce(ctx context.Context, s *session) error {
 	}
 }
 
-// syncPage takes one page of a sync.
+// syncPage asks for one page of a sync and takes it.
 func (c *Client) syncPage(ctx context.Context, s *session, round int) (more bool, err error) {
 	c.mu.Lock()
-	req := &pb.SyncReq{Limit: int32(c.page)}
-	for id, seq := range c.inbox.Cursors() {
-		req.Cursors = append(req.Cursors, &pb.Cursor{Conversation: id, Seq: seq})
-	}
+	req := syncRequest(c.inbox.Request(), c.page)
 	c.mu.Unlock()
 	var resp pb.SyncResp
 	err = c.do(ctx, &request{command: wire.CmdSync, body: req, into: &resp, only: s})
 
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if err != nil {
+	switch {
+	case errors.Is(err, ErrDisconnected), errors.Is(err, ErrNoAnswer):
 		// Perhaps the page was too large: for the server's queue to this client, for the time.
 		c.page = max(1, c.page/4)
 		return false, err
+	case err != nil:
+		return false, err
 	}
-	progress := c.inbox.Page(deltasOf(resp.GetConversations()))
+	progress, more := c.inbox.Page(syncAnswer(&resp))
 	defer c.arrived()
 	switch {
-	case !resp.GetMore():
+	case !more:
 		c.inbox.End()
 		c.page = c.inbox.page
 		c.synced = round
 		c.broadcast()
 		return false, nil
-	case !c.inbox.room(c.inbox.page):
+	case !c.inbox.roomForPage():
 		c.inbox.Fail() // the application is behind: it goes on when there is room
 		return false, nil
 	case !progress:
@@ -385,4 +469,34 @@ func (c *Client) syncPage(ctx context.Context, s *session, round int) (more bool
 	default:
 		return true, nil
 	}
+}
+
+func syncRequest(r Request, limit int) *pb.SyncReq {
+	req := &pb.SyncReq{Limit: int32(limit), Buckets: uint32(r.Buckets)}
+	for _, n := range r.Only {
+		req.Only = append(req.Only, uint32(n))
+	}
+	for _, k := range r.Cursors {
+		cursor := &pb.Cursor{Conversation: k.Conversation, Seq: k.Seq}
+		if k.ReadSeq != noRead {
+			cursor.ReadSeq = &k.ReadSeq
+		}
+		req.Cursors = append(req.Cursors, cursor)
+	}
+	for _, d := range r.Digests {
+		digest := &pb.Digest{Conversations: d.Conversations, Ids: d.IDs, Seqs: d.Seqs}
+		if !r.NoReads {
+			digest.Reads = &d.Reads
+		}
+		req.Digests = append(req.Digests, digest)
+	}
+	return req
+}
+
+func syncAnswer(resp *pb.SyncResp) Answer {
+	a := Answer{Deltas: deltasOf(resp.GetConversations()), More: resp.GetMore(), Gone: resp.GetGone()}
+	for _, n := range resp.GetStale() {
+		a.Stale = append(a.Stale, int(n))
+	}
+	return a
 }

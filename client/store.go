@@ -12,9 +12,11 @@ import (
 type Store interface {
 	// Load returns all cursors; Run calls it once, first, and ends with its error.
 	Load(ctx context.Context) (map[string]int64, error)
-	// Save keeps one cursor. It is called by one goroutine at a time and with growing seqs; an
-	// error is logged, and the next Save of the conversation makes up for it.
+	// Save keeps one cursor, which may be 0. It is called by one goroutine at a time and with growing
+	// seqs; an error is logged, and the next Save of the conversation makes up for it.
 	Save(ctx context.Context, conversation string, seq int64) error
+	// Delete forgets the cursor of a conversation that the account does not belong to any more.
+	Delete(ctx context.Context, conversation string) error
 }
 
 // MemoryStore is a Store that ends with the process. The zero value is empty.
@@ -41,6 +43,14 @@ func (s *MemoryStore) Save(_ context.Context, conversation string, seq int64) er
 		s.cursors = map[string]int64{}
 	}
 	s.cursors[conversation] = seq
+	return nil
+}
+
+// Delete forgets a cursor.
+func (s *MemoryStore) Delete(_ context.Context, conversation string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.cursors, conversation)
 	return nil
 }
 
