@@ -4,9 +4,12 @@ import (
 	"errors"
 	"slices"
 
+	"google.golang.org/protobuf/proto"
+
 	im "github.com/hermod-im/hermod"
 	"github.com/hermod-im/hermod/container"
 	"github.com/hermod-im/hermod/wire"
+	"github.com/hermod-im/hermod/wire/pb"
 )
 
 // deliver handles one packet of a logic node, in the order of its link.
@@ -26,6 +29,9 @@ func (g *Gateway) deliverResponse(l *container.Link, p *wire.LogicPkt) {
 	ch, ok := g.deps.Channels.Get(p.ChannelID)
 	if !ok {
 		g.metrics.undelivered.WithLabelValues("gone").Inc()
+		if p.Command == wire.CmdSignIn && p.Status == wire.StatusSuccess { // later than the end of its session
+			g.leases.forget(&pb.Session{App: p.App, Account: p.Account, Device: p.Device, Channel: p.ChannelID})
+		}
 		return
 	}
 	s := sessionOf(ch)
@@ -38,8 +44,7 @@ func (g *Gateway) deliverResponse(l *container.Link, p *wire.LogicPkt) {
 		}
 		return
 	}
-	p.Link = wire.Link{}
-	g.count(s.push(encode(p)))
+	g.count(s.answer(p))
 	if open {
 		s.answered()
 	}
@@ -47,9 +52,13 @@ func (g *Gateway) deliverResponse(l *container.Link, p *wire.LogicPkt) {
 
 // deliverPush encodes the push once and queues the same bytes to every channel it is for.
 func (g *Gateway) deliverPush(p *wire.LogicPkt) {
-	channels := p.Channels
+	channels, delivered := p.Channels, p.Delivered
 	if p.Command == wire.CmdSyncHint && len(channels) == 0 {
 		g.hints.want(causeLogic) // the node could not tell for whom its pushes were
+		return
+	}
+	if p.Command == wire.CmdSessionEnd {
+		g.forgetUnknown(p)
 		return
 	}
 	p.Link, p.ChannelID = wire.Link{}, ""
@@ -69,7 +78,21 @@ func (g *Gateway) deliverPush(p *wire.LogicPkt) {
 			g.count(s.displace(payload))
 			continue
 		}
-		g.count(s.push(payload))
+		g.count(s.deliver(payload, delivered, false))
+	}
+}
+
+// forgetUnknown ends sessions that stand in somebody's way, if there is no channel for them (any more).
+func (g *Gateway) forgetUnknown(p *wire.LogicPkt) {
+	var req pb.SessionEndReq
+	if err := proto.Unmarshal(p.Body, &req); err != nil {
+		g.log.WithError(err).Warn("a logic node sent a malformed packet")
+		return
+	}
+	for _, s := range req.Sessions {
+		if _, ok := g.deps.Channels.Get(s.Channel); !ok {
+			g.leases.forget(s)
+		}
 	}
 }
 

@@ -17,6 +17,8 @@ type session struct {
 
 	id, app, account, device, platform string
 	features                           wire.Features
+	instance                           string // of the client program, with attempt; see pb.LoginReq
+	attempt                            uint64
 	result                             chan *result // of the login; capacity 1
 
 	// Owned by Connect, static afterwards.
@@ -30,10 +32,11 @@ type session struct {
 	asked  atomic.Bool   // to move, by gateway.goaway
 	hinted atomic.Uint64 // the last event that it was told of, see hints
 
-	mu      sync.Mutex
-	online  bool       // LoginResp is queued; guarded by mu
-	held    [][]byte   // pushes that came before it; guarded by mu
-	leaving *im.Reason // close with it when nothing is open; guarded by mu
+	mu        sync.Mutex
+	online    bool        // LoginResp is queued; guarded by mu
+	held      [][]byte    // pushes that came before it; guarded by mu
+	leaving   *im.Reason  // close with it when nothing is open; guarded by mu
+	delivered *deliveries // nil if nothing is to be acknowledged; guarded by mu
 }
 
 // sessionOf returns the channel's session; an empty one for a channel that Connect has not seen.
@@ -49,14 +52,22 @@ func (s *session) push(payload []byte) error {
 	s.mu.Lock()
 	if !s.online {
 		defer s.mu.Unlock()
-		if len(s.held) >= maxHeld {
-			return im.ErrQueueFull
-		}
-		s.held = append(s.held, payload)
-		return nil
+		return s.queue(payload)
 	}
 	s.mu.Unlock()
 	return s.ch.Push(payload)
+}
+
+// queue is push for who holds mu.
+func (s *session) queue(payload []byte) error {
+	if s.online {
+		return s.ch.Push(payload)
+	}
+	if len(s.held) >= maxHeld {
+		return im.ErrQueueFull
+	}
+	s.held = append(s.held, payload)
+	return nil
 }
 
 // maxHeld bounds the pushes that wait for a login's answer; a client that misses some syncs anyway
@@ -152,5 +163,7 @@ func (s *session) proto() *pb.Session {
 		Channel:  s.id,
 		Features: uint32(s.features),
 		LoginAt:  s.loginAt,
+		Instance: s.instance,
+		Attempt:  s.attempt,
 	}
 }

@@ -54,19 +54,33 @@ func (g *Gateway) receiveLogic(s *session, payload []byte) {
 
 // handle forwards a client's request, or says why not: a *wire.Error, or an internal failure.
 func (g *Gateway) handle(s *session, p *wire.LogicPkt) error {
-	switch {
-	case p.Command == wire.CmdSignOut && p.Flag == wire.FlagRequest:
+	if p.Command == wire.CmdSignOut && p.Flag == wire.FlagRequest {
 		g.signOut(s, p)
 		return nil
-	case !s.bucket.Take(g.cfg.Rate, time.Now()):
-		g.metrics.limited.Inc()
-		return wire.Errorf(wire.StatusSystemException, "too many requests: slow down")
+	}
+	if wait := s.bucket.Take(g.cfg.Rate, time.Now()); wait > 0 {
+		return g.slowDown(limitRequests, wait, "too many requests: slow down")
+	}
+	switch {
 	case p.Flag != wire.FlagRequest:
 		return wire.Errorf(wire.StatusInvalidCommand, "clients send requests only")
 	case p.Command == "" || p.Command.Internal() || p.Command == wire.CmdSignIn:
 		return wire.Errorf(wire.StatusInvalidCommand, "the command %q is not for a signed-in client", p.Command)
 	}
 	return g.forwardOn(g.route(s, p), s, p.Command, p.Sequence, p.Dest, p.Body)
+}
+
+// The limits, by their keys in the configuration: labels of metrics.
+const (
+	limitRequests    = "connection_rate"
+	limitLogins      = "login_rate"
+	limitConnections = "max_connections"
+)
+
+// slowDown refuses what is beyond a rate.
+func (g *Gateway) slowDown(limit string, wait time.Duration, message string) error {
+	g.metrics.limited.WithLabelValues(limit).Inc()
+	return &wire.Error{Status: wire.StatusRateLimited, Message: message, RetryAfter: wait}
 }
 
 // signOut answers and closes; the session ends with its channel.
@@ -101,7 +115,7 @@ func (g *Gateway) forwardOn(key uint64, s *session, cmd wire.Command, sequence u
 			ChannelID: s.id,
 			Sequence:  sequence,
 			Dest:      dest,
-			Link:      wire.Link{App: s.app, Account: s.account, Device: s.device},
+			Link:      wire.Link{App: s.app, Account: s.account, Device: s.device, Delivered: s.asks(cmd)},
 		},
 		Body: body,
 	}
