@@ -54,8 +54,8 @@ type Link struct {
 	App, Account, Device string
 	// Channels are those that a push is for, all of the receiving gateway.
 	Channels []string
-	// Delivered are the messages that a push or a page of the offline index holds, and, of an ack,
-	// what its channel was sent up to the acknowledged message.
+	// Delivered are the messages that a push or a page of the offline index holds; of an ack, what its
+	// channel was sent, in order; of the answer to one, up to where each conversation is acknowledged (To).
 	Delivered []Delivered
 }
 
@@ -64,7 +64,8 @@ type Delivered struct {
 	Conversation int64
 	// From and To are the seqs of the first and the last.
 	From, To int64
-	// MessageID is the id of the last; in a page of the offline index, that of the page's last message.
+	// MessageID is the id of the last; in a page of the offline index, that of the page's last message. 0 in
+	// an ack where the messages are acknowledged only with what was sent behind them.
 	MessageID int64
 }
 
