@@ -18,6 +18,7 @@ PKG          ?= ./...
 TESTFLAGS    ?=
 TEST_TIMEOUT ?= 12m
 FUZZTIME     ?= 10s
+FAULTSFLAGS  ?=
 
 # Built, not `go run`: that would not pass a SIGTERM on.
 WITH_COMPONENTS = go build -o bin/ ./test/cmd/with-components && bin/with-components
@@ -52,6 +53,10 @@ test-short: ## The tests that need nothing but Go
 .PHONY: test-mysql
 test-mysql: install mysql9-root ## The storage contract on a real MySQL 9 (root only)
 	$(WITH_COMPONENTS) -only mysql -mysql9 go test -race -count=1 -timeout $(TEST_TIMEOUT) $(TESTFLAGS) ./storage/sql/...
+
+.PHONY: faults
+faults: install consul ## Every fault for a minute, under load; FAULTSFLAGS='-run links' for some of them
+	go build -o bin/ ./test/cmd/faults && bin/faults $(FAULTSFLAGS)
 
 .PHONY: fuzz
 fuzz: ## Every fuzz test for FUZZTIME (10s, or a number of inputs: 10000x)

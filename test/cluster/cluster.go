@@ -143,7 +143,7 @@ func (c *Cluster) migrate(ctx context.Context) error {
 func (c *Cluster) addNodes(o Options) error {
 	for i := range o.Routers {
 		listen, err1 := c.ports()
-		n, err2 := c.node("router", routerName(i), "router.listen="+listen)
+		n, err2 := c.node("router", routerName(i), listen, "router.listen="+listen)
 		if err := errors.Join(err1, err2); err != nil {
 			return err
 		}
@@ -154,7 +154,7 @@ func (c *Cluster) addNodes(o Options) error {
 	for i := range o.Gateways {
 		ws, err1 := c.ports()
 		tcp, err2 := c.ports()
-		n, err3 := c.node("gateway", fmt.Sprintf("gateway-%d", i+1), "gateway.ws="+ws, "gateway.tcp="+tcp)
+		n, err3 := c.node("gateway", fmt.Sprintf("gateway-%d", i+1), ws, "gateway.ws="+ws, "gateway.tcp="+tcp)
 		if err := errors.Join(err1, err2, err3); err != nil {
 			return err
 		}
@@ -164,7 +164,7 @@ func (c *Cluster) addNodes(o Options) error {
 	}
 	for i := range o.Logics {
 		listen, err1 := c.ports()
-		n, err2 := c.node("logic", fmt.Sprintf("logic-%d", i+1), "logic.listen="+listen)
+		n, err2 := c.node("logic", fmt.Sprintf("logic-%d", i+1), listen, "logic.listen="+listen)
 		if err := errors.Join(err1, err2); err != nil {
 			return err
 		}
@@ -181,8 +181,8 @@ func routerName(i int) string {
 	return fmt.Sprintf("router-%d", i+1)
 }
 
-// node makes a node of a service with its own name, admin port and keys.
-func (c *Cluster) node(service, name string, set ...string) (*Node, error) {
+// node makes a node of a service with its own name, address, admin port and keys.
+func (c *Cluster) node(service, name, address string, set ...string) (*Node, error) {
 	admin, err := c.ports()
 	if err != nil {
 		return nil, err
@@ -205,6 +205,7 @@ func (c *Cluster) node(service, name string, set ...string) (*Node, error) {
 	}
 	return &Node{
 		Name:    name,
+		Address: address,
 		Admin:   admin,
 		Env:     []string{"HERMOD_SECRET=" + c.Secret},
 		LogPath: filepath.Join(c.dir, name+".log"),

@@ -29,6 +29,8 @@ const (
 type Node struct {
 	// Name is unique in the cluster.
 	Name string
+	// Address is host:port where the other processes or the clients reach it.
+	Address string
 	// Admin is host:port of the admin port.
 	Admin string
 	// Env is added to the environment; it may be changed between runs.

@@ -1,0 +1,214 @@
+package faults
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/hermod-im/hermod/verify"
+)
+
+const (
+	// breath is the time between the end of a fault and the next one of a row.
+	breath = 3 * time.Second
+	// settleWait is how long everybody may take to have everything, once nothing is broken any more.
+	settleWait = time.Minute
+	// healWait is how long a fault may take to heal: nodes start, servers recover.
+	healWait = 2 * time.Minute
+)
+
+// What a round of a mix consists of.
+const (
+	// mixFaults is the most faults of a round.
+	mixFaults = 4
+	// mixSpread is the time within which they begin.
+	mixSpread = 10 * time.Second
+)
+
+// Load starts the workload on the cluster. What o leaves open is filled in.
+func (s *Site) Load(ctx context.Context, o verify.Options) (*verify.Run, error) {
+	o.URLs = slices.Concat(s.GatewayURLs, s.GatewayTCPURLs)
+	o.Router, o.Secret, o.DSN, o.Log = s.Lookup, []byte(s.Secret), s.DSN, s.log
+	return verify.Start(ctx, o)
+}
+
+// Run runs a row's faults under a load, one after the other and, if there is time, again until a row has
+// lasted that long, and returns what the load has seen. The error says that the row could not be run or judged.
+func (s *Site) Run(ctx context.Context, load *verify.Run, row Row, long time.Duration) (verify.Row, error) {
+	load.Begin(row.Name)
+	err := s.repeat(ctx, load, row, long)
+	seen, judged := s.settle(ctx, load)
+	if row.Unseen && seen.Unknown > 0 {
+		seen.Errors += seen.Unknown // nobody may notice: an end of a connection with a request open is noticed
+	}
+	return seen, errors.Join(err, judged)
+}
+
+// repeat is the faulty part of a row.
+func (s *Site) repeat(ctx context.Context, load *verify.Run, row Row, long time.Duration) error {
+	if len(row.Faults) == 0 {
+		return hold(ctx, long)
+	}
+	for begin, i := time.Now(), 0; ; i++ {
+		if i > 0 {
+			if err := hold(ctx, breath); err != nil {
+				return err
+			}
+		}
+		s.log("%s", row.Faults[i%len(row.Faults)].Name)
+		healing, cancel := context.WithTimeout(ctx, healWait)
+		err := row.Faults[i%len(row.Faults)].run(healing)
+		load.Healed()
+		if err == nil {
+			err = s.awaitReady(healing)
+		}
+		cancel()
+		if err != nil {
+			return err
+		}
+		if i+1 >= len(row.Faults) && time.Since(begin) >= long {
+			return nil
+		}
+	}
+}
+
+// settle waits until everybody has everything, and says what was seen.
+func (s *Site) settle(ctx context.Context, load *verify.Run) (verify.Row, error) {
+	ctx, cancel := context.WithTimeout(ctx, settleWait)
+	defer cancel()
+	return load.Settle(ctx)
+}
+
+// Mix runs rounds of faults that overlap, chosen at random, until it has lasted that long. Every round is
+// a row of the report, named after its faults.
+func (s *Site) Mix(ctx context.Context, load *verify.Run, rng *rand.Rand, long time.Duration) error {
+	var choice []Fault
+	for _, row := range s.Rows() {
+		if row.Missing == nil {
+			choice = append(choice, row.Faults...)
+		}
+	}
+	for begin := time.Now(); time.Since(begin) < long; {
+		if err := s.round(ctx, load, pick(rng, choice)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// planned is a fault of a round.
+type planned struct {
+	Fault
+	after time.Duration
+}
+
+// pick chooses the faults of a round, which do not touch the same things.
+func pick(rng *rand.Rand, choice []Fault) []planned {
+	var out []planned
+	for range mixFaults {
+		f := choice[rng.IntN(len(choice))]
+		if slices.ContainsFunc(out, func(p planned) bool { return p.conflicts(&f) }) {
+			continue
+		}
+		after := time.Duration(0)
+		if len(out) > 0 {
+			after = time.Duration(rng.Int64N(int64(mixSpread))).Truncate(100 * time.Millisecond)
+		}
+		out = append(out, planned{f, after})
+	}
+	return out
+}
+
+// conflicts reports whether two faults take hold of the same thing.
+func (f *Fault) conflicts(other *Fault) bool {
+	return slices.Contains(f.On, onAll) || slices.Contains(other.On, onAll) ||
+		slices.ContainsFunc(f.On, func(on string) bool { return slices.Contains(other.On, on) })
+}
+
+// round runs faults side by side.
+func (s *Site) round(ctx context.Context, load *verify.Run, faults []planned) error {
+	names := make([]string, len(faults))
+	for i, f := range faults {
+		names[i] = fmt.Sprintf("%s at %.1fs", f.Name, f.after.Seconds())
+	}
+	name := strings.Join(names, ", ")
+	s.log("%s", name)
+	load.Begin(name)
+	healing, cancel := context.WithTimeout(ctx, healWait)
+	defer cancel()
+	errs := make([]error, len(faults))
+	var wg sync.WaitGroup
+	for i, f := range faults {
+		wg.Go(func() {
+			if errs[i] = hold(healing, f.after); errs[i] == nil {
+				errs[i] = f.run(healing)
+			}
+		})
+	}
+	wg.Wait()
+	load.Healed()
+	err := errors.Join(errs...)
+	if err == nil {
+		err = s.awaitReady(healing)
+	}
+	_, judged := s.settle(ctx, load)
+	return errors.Join(err, judged)
+}
+
+// RunAll runs every row whose name is chosen, and reports them all. The error says that a row could not be run
+// or judged; what was seen is in the report even then.
+func (s *Site) RunAll(ctx context.Context, o verify.Options, chosen func(name string) bool, long time.Duration) (verify.Report, error) {
+	report := verify.Report{Seed: o.Seed}
+	var common, own []Row // the latter with loads of their own
+	for _, row := range s.Rows() {
+		switch {
+		case !chosen(row.Name):
+		case row.Missing != nil:
+			s.log("NOT RUN: %s: %v", row.Name, row.Missing)
+			report.Rows = append(report.Rows, verify.Row{Name: fmt.Sprintf("%s: NOT RUN: %v", row.Name, row.Missing)})
+		case row.Hostile != verify.Hostile{}:
+			own = append(own, row)
+		default:
+			common = append(common, row)
+		}
+	}
+	err := s.runUnder(ctx, o, common, long, &report)
+	for _, row := range own {
+		o.Hostile = row.Hostile
+		err = errors.Join(err, s.runUnder(ctx, o, []Row{row}, long, &report))
+	}
+	return report, err
+}
+
+// runUnder runs rows under one load.
+func (s *Site) runUnder(ctx context.Context, o verify.Options, rows []Row, long time.Duration, report *verify.Report) error {
+	if len(rows) == 0 {
+		return nil
+	}
+	load, err := s.Load(ctx, o)
+	if err != nil {
+		return err
+	}
+	for _, row := range rows {
+		s.log("=== %s", row.Name)
+		seen, failed := s.Run(ctx, load, row, long)
+		s.log("%s", verify.Report{Rows: []verify.Row{seen}}.Table())
+		report.Rows = append(report.Rows, seen)
+		if failed != nil {
+			err = fmt.Errorf("%s: %w", row.Name, failed)
+			break
+		}
+	}
+	finishing, cancel := context.WithTimeout(ctx, settleWait)
+	defer cancel()
+	end, failed := load.Finish(finishing)
+	if n := len(end.Rows); n > 0 {
+		report.Rows = append(report.Rows, end.Rows[n-1])
+	}
+	return errors.Join(err, failed)
+}
