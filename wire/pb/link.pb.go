@@ -221,7 +221,9 @@ type LeaseRenewReq struct {
 	Gateway string                 `protobuf:"bytes,1,opt,name=gateway,proto3" json:"gateway,omitempty"`
 	LeaseMs int64                  `protobuf:"varint,2,opt,name=lease_ms,json=leaseMs,proto3" json:"lease_ms,omitempty"`
 	// The largest stamp that the gateway has seen: a store that has a smaller one has lost sessions.
-	Stamp         int64 `protobuf:"varint,3,opt,name=stamp,proto3" json:"stamp,omitempty"`
+	Stamp int64 `protobuf:"varint,3,opt,name=stamp,proto3" json:"stamp,omitempty"`
+	// Missed.up_to of the answer before, if it came: the gateway's clients have been told.
+	Told          int64 `protobuf:"varint,4,opt,name=told,proto3" json:"told,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -277,10 +279,19 @@ func (x *LeaseRenewReq) GetStamp() int64 {
 	return 0
 }
 
+func (x *LeaseRenewReq) GetTold() int64 {
+	if x != nil {
+		return x.Told
+	}
+	return 0
+}
+
 type LeaseRenewResp struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The lease had ended or was lost with the store: send all sessions again with session.restore.
-	Lost          bool `protobuf:"varint,1,opt,name=lost,proto3" json:"lost,omitempty"`
+	Lost bool `protobuf:"varint,1,opt,name=lost,proto3" json:"lost,omitempty"`
+	// What logic nodes could not push to this gateway, as they have no link to it.
+	Missed        *Missed `protobuf:"bytes,2,opt,name=missed,proto3" json:"missed,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -322,6 +333,86 @@ func (x *LeaseRenewResp) GetLost() bool {
 	return false
 }
 
+func (x *LeaseRenewResp) GetMissed() *Missed {
+	if x != nil {
+		return x.Missed
+	}
+	return nil
+}
+
+// Missed is what clients of a gateway were not pushed.
+type Missed struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Channels that must sync.
+	Channels []string `protobuf:"bytes,1,rep,name=channels,proto3" json:"channels,omitempty"`
+	// Channels that a newer login has displaced, and that were not told.
+	Kicked []string `protobuf:"bytes,2,rep,name=kicked,proto3" json:"kicked,omitempty"`
+	// There were too many to name: all must sync.
+	All bool `protobuf:"varint,3,opt,name=all,proto3" json:"all,omitempty"`
+	// Grows with each note.
+	UpTo          int64 `protobuf:"varint,4,opt,name=up_to,json=upTo,proto3" json:"up_to,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Missed) Reset() {
+	*x = Missed{}
+	mi := &file_link_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Missed) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Missed) ProtoMessage() {}
+
+func (x *Missed) ProtoReflect() protoreflect.Message {
+	mi := &file_link_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Missed.ProtoReflect.Descriptor instead.
+func (*Missed) Descriptor() ([]byte, []int) {
+	return file_link_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *Missed) GetChannels() []string {
+	if x != nil {
+		return x.Channels
+	}
+	return nil
+}
+
+func (x *Missed) GetKicked() []string {
+	if x != nil {
+		return x.Kicked
+	}
+	return nil
+}
+
+func (x *Missed) GetAll() bool {
+	if x != nil {
+		return x.All
+	}
+	return false
+}
+
+func (x *Missed) GetUpTo() int64 {
+	if x != nil {
+		return x.UpTo
+	}
+	return 0
+}
+
 // session.restore: sessions of live channels, in batches.
 type SessionRestoreReq struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -333,7 +424,7 @@ type SessionRestoreReq struct {
 
 func (x *SessionRestoreReq) Reset() {
 	*x = SessionRestoreReq{}
-	mi := &file_link_proto_msgTypes[4]
+	mi := &file_link_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -345,7 +436,7 @@ func (x *SessionRestoreReq) String() string {
 func (*SessionRestoreReq) ProtoMessage() {}
 
 func (x *SessionRestoreReq) ProtoReflect() protoreflect.Message {
-	mi := &file_link_proto_msgTypes[4]
+	mi := &file_link_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -358,7 +449,7 @@ func (x *SessionRestoreReq) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionRestoreReq.ProtoReflect.Descriptor instead.
 func (*SessionRestoreReq) Descriptor() ([]byte, []int) {
-	return file_link_proto_rawDescGZIP(), []int{4}
+	return file_link_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *SessionRestoreReq) GetGateway() string {
@@ -387,7 +478,7 @@ type SessionRestoreResp struct {
 
 func (x *SessionRestoreResp) Reset() {
 	*x = SessionRestoreResp{}
-	mi := &file_link_proto_msgTypes[5]
+	mi := &file_link_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -399,7 +490,7 @@ func (x *SessionRestoreResp) String() string {
 func (*SessionRestoreResp) ProtoMessage() {}
 
 func (x *SessionRestoreResp) ProtoReflect() protoreflect.Message {
-	mi := &file_link_proto_msgTypes[5]
+	mi := &file_link_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -412,7 +503,7 @@ func (x *SessionRestoreResp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionRestoreResp.ProtoReflect.Descriptor instead.
 func (*SessionRestoreResp) Descriptor() ([]byte, []int) {
-	return file_link_proto_rawDescGZIP(), []int{5}
+	return file_link_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *SessionRestoreResp) GetDisplaced() []string {
@@ -440,7 +531,7 @@ type SessionEndReq struct {
 
 func (x *SessionEndReq) Reset() {
 	*x = SessionEndReq{}
-	mi := &file_link_proto_msgTypes[6]
+	mi := &file_link_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -452,7 +543,7 @@ func (x *SessionEndReq) String() string {
 func (*SessionEndReq) ProtoMessage() {}
 
 func (x *SessionEndReq) ProtoReflect() protoreflect.Message {
-	mi := &file_link_proto_msgTypes[6]
+	mi := &file_link_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -465,7 +556,7 @@ func (x *SessionEndReq) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionEndReq.ProtoReflect.Descriptor instead.
 func (*SessionEndReq) Descriptor() ([]byte, []int) {
-	return file_link_proto_rawDescGZIP(), []int{6}
+	return file_link_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *SessionEndReq) GetSessions() []*Session {
@@ -496,13 +587,20 @@ const file_link_proto_rawDesc = "" +
 	"\bfeatures\x18\x06 \x01(\rR\bfeatures\x12\x19\n" +
 	"\blogin_at\x18\a \x01(\x03R\aloginAt\x12\x1a\n" +
 	"\binstance\x18\b \x01(\tR\binstance\x12\x18\n" +
-	"\aattempt\x18\t \x01(\x04R\aattempt\"Z\n" +
+	"\aattempt\x18\t \x01(\x04R\aattempt\"n\n" +
 	"\rLeaseRenewReq\x12\x18\n" +
 	"\agateway\x18\x01 \x01(\tR\agateway\x12\x19\n" +
 	"\blease_ms\x18\x02 \x01(\x03R\aleaseMs\x12\x14\n" +
-	"\x05stamp\x18\x03 \x01(\x03R\x05stamp\"$\n" +
+	"\x05stamp\x18\x03 \x01(\x03R\x05stamp\x12\x12\n" +
+	"\x04told\x18\x04 \x01(\x03R\x04told\"L\n" +
 	"\x0eLeaseRenewResp\x12\x12\n" +
-	"\x04lost\x18\x01 \x01(\bR\x04lost\"Z\n" +
+	"\x04lost\x18\x01 \x01(\bR\x04lost\x12&\n" +
+	"\x06missed\x18\x02 \x01(\v2\x0e.hermod.MissedR\x06missed\"c\n" +
+	"\x06Missed\x12\x1a\n" +
+	"\bchannels\x18\x01 \x03(\tR\bchannels\x12\x16\n" +
+	"\x06kicked\x18\x02 \x03(\tR\x06kicked\x12\x10\n" +
+	"\x03all\x18\x03 \x01(\bR\x03all\x12\x13\n" +
+	"\x05up_to\x18\x04 \x01(\x03R\x04upTo\"Z\n" +
 	"\x11SessionRestoreReq\x12\x18\n" +
 	"\agateway\x18\x01 \x01(\tR\agateway\x12+\n" +
 	"\bsessions\x18\x02 \x03(\v2\x0f.hermod.SessionR\bsessions\"H\n" +
@@ -524,24 +622,26 @@ func file_link_proto_rawDescGZIP() []byte {
 	return file_link_proto_rawDescData
 }
 
-var file_link_proto_msgTypes = make([]protoimpl.MessageInfo, 7)
+var file_link_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
 var file_link_proto_goTypes = []any{
 	(*LinkHello)(nil),          // 0: hermod.LinkHello
 	(*Session)(nil),            // 1: hermod.Session
 	(*LeaseRenewReq)(nil),      // 2: hermod.LeaseRenewReq
 	(*LeaseRenewResp)(nil),     // 3: hermod.LeaseRenewResp
-	(*SessionRestoreReq)(nil),  // 4: hermod.SessionRestoreReq
-	(*SessionRestoreResp)(nil), // 5: hermod.SessionRestoreResp
-	(*SessionEndReq)(nil),      // 6: hermod.SessionEndReq
+	(*Missed)(nil),             // 4: hermod.Missed
+	(*SessionRestoreReq)(nil),  // 5: hermod.SessionRestoreReq
+	(*SessionRestoreResp)(nil), // 6: hermod.SessionRestoreResp
+	(*SessionEndReq)(nil),      // 7: hermod.SessionEndReq
 }
 var file_link_proto_depIdxs = []int32{
-	1, // 0: hermod.SessionRestoreReq.sessions:type_name -> hermod.Session
-	1, // 1: hermod.SessionEndReq.sessions:type_name -> hermod.Session
-	2, // [2:2] is the sub-list for method output_type
-	2, // [2:2] is the sub-list for method input_type
-	2, // [2:2] is the sub-list for extension type_name
-	2, // [2:2] is the sub-list for extension extendee
-	0, // [0:2] is the sub-list for field type_name
+	4, // 0: hermod.LeaseRenewResp.missed:type_name -> hermod.Missed
+	1, // 1: hermod.SessionRestoreReq.sessions:type_name -> hermod.Session
+	1, // 2: hermod.SessionEndReq.sessions:type_name -> hermod.Session
+	3, // [3:3] is the sub-list for method output_type
+	3, // [3:3] is the sub-list for method input_type
+	3, // [3:3] is the sub-list for extension type_name
+	3, // [3:3] is the sub-list for extension extendee
+	0, // [0:3] is the sub-list for field type_name
 }
 
 func init() { file_link_proto_init() }
@@ -555,7 +655,7 @@ func file_link_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_link_proto_rawDesc), len(file_link_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   7,
+			NumMessages:   8,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
