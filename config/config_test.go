@@ -136,7 +136,7 @@ func TestLoadRefuses(t *testing.T) {
 
 func TestVariablesOfTestsAndToolsAreNoKeys(t *testing.T) {
 	_, err := config.Load(config.Default(), config.Sources{Environ: []string{
-		"HERMOD_TEST_MYSQL=x", "HERMOD_CACHE=x", "HERMOD_CONSUL=x", "HERMOD_MYSQL_IMAGE=x",
+		"HERMOD_TEST_MYSQL=x", "HERMOD_CACHE=x", "HERMOD_CONSUL=x", "HERMOD_FAULTS_SEED=1", "HERMOD_MYSQL_IMAGE=x",
 	}})
 	require.NoError(t, err)
 }

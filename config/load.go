@@ -26,7 +26,7 @@ type Sources struct {
 
 // notKeys are the variables with EnvPrefix that belong to tests, tools and the compose file. A
 // pattern begins or ends with an asterisk, or has none.
-var notKeys = [...]string{"HERMOD_TEST_*", "HERMOD_CACHE", "HERMOD_CONSUL", "*_IMAGE"}
+var notKeys = [...]string{"HERMOD_TEST_*", "HERMOD_CACHE", "HERMOD_CONSUL", "HERMOD_FAULTS_SEED", "*_IMAGE"}
 
 // Load puts the sources over base. The error has a line for every unknown key, with the known one
 // closest to it, and for every value that is not of its key's type. It does not Validate.
