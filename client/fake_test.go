@@ -22,13 +22,20 @@ import (
 type fake struct {
 	t *testing.T
 
-	mu       sync.Mutex
-	links    map[*fakeLink]bool
-	logs     map[string][]*pb.Message // by conversation
-	members  map[string][]string
-	channels int
-	groups   int
-	page     int
+	mu      sync.Mutex
+	links   map[*fakeLink]bool
+	logs    map[string][]*pb.Message // by conversation
+	members map[string][]string
+	// joined and read are by conversation and account.
+	joined, read map[string]int64
+	channels     int
+	groups       int
+	page         int
+	// instances are those of the links, attempts their logins.
+	instances map[*fakeLink]*pb.LoginReq
+	// dialled are the gateways asked for; noDial refuses one.
+	dialled []string
+	noDial  func(gateway string) error
 	// got are the packets received, logins included, pings not.
 	got []wire.LogicPkt
 	// pings counts the pings received.
@@ -41,17 +48,21 @@ type fake struct {
 	// features are announced in LoginResp.
 	features []string
 	mute     bool // answer no pings
+	fenced   bool // a login displaces the one of the same device
 }
 
 // fakeLink is a connection as the server sees it.
 type fakeLink struct {
-	account, device, channel string
-	send                     func(payload []byte)
-	close                    func(code uint16)
+	gateway, account, device, channel string
+	send                              func(payload []byte)
+	close                             func(code uint16)
 }
 
 func newFake(t *testing.T) *fake {
-	return &fake{t: t, links: map[*fakeLink]bool{}, logs: map[string][]*pb.Message{}, members: map[string][]string{}, page: 500, features: []string{"sync"}}
+	return &fake{
+		t: t, links: map[*fakeLink]bool{}, logs: map[string][]*pb.Message{}, members: map[string][]string{}, page: 500,
+		joined: map[string]int64{}, read: map[string]int64{}, instances: map[*fakeLink]*pb.LoginReq{}, features: []string{"sync"},
+	}
 }
 
 func (f *fake) receive(l *fakeLink, payload []byte) {
@@ -69,6 +80,9 @@ func (f *fake) receive(l *fakeLink, payload []byte) {
 		l.close(1002)
 		return
 	}
+	if len(payload) > im.DefaultMaxPacket {
+		f.t.Errorf("%s: a packet of %d bytes", p.Command, len(payload))
+	}
 	f.got = append(f.got, p)
 	if f.onPacket != nil && f.onPacket(l, &p) {
 		return
@@ -83,7 +97,8 @@ func (f *fake) handle(l *fakeLink, p *wire.LogicPkt) {
 		f.decode(p, &req)
 		f.channels++
 		l.account, l.device, l.channel = req.GetToken(), req.GetDevice(), fmt.Sprint("ch-", f.channels)
-		f.links[l] = true
+		f.fence(l, &req)
+		f.links[l], f.instances[l] = true, &req
 		f.answer(l, p, 0, &pb.LoginResp{ChannelId: l.channel, Account: l.account, Features: f.features})
 	case wire.CmdSignOut:
 		f.answer(l, p, 0, nil)
@@ -103,6 +118,8 @@ func (f *fake) handle(l *fakeLink, p *wire.LogicPkt) {
 		f.push(wire.LogicPkt{Header: wire.Header{Command: p.Command}}, &pb.GroupCreateNotify{GroupId: id, Members: f.members[id]}, f.members[id], l)
 	case wire.CmdSync:
 		f.answer(l, p, 0, f.sync(l, p))
+	case wire.CmdRead:
+		f.readTo(l, p)
 	case wire.CmdTalkAck, wire.CmdGroupJoin, wire.CmdGroupQuit:
 		f.answer(l, p, 0, nil)
 	default:
@@ -142,26 +159,128 @@ func (f *fake) store(l *fakeLink, p *wire.LogicPkt, id string) (m *pb.Message, f
 	return m, true
 }
 
+// fence displaces the session of the same device.
+func (f *fake) fence(l *fakeLink, req *pb.LoginReq) {
+	for old := range f.links {
+		if !f.fenced || old.account != l.account || old.device != l.device {
+			continue
+		}
+		reason := "device"
+		if before := f.instances[old]; before.GetInstance() == req.GetInstance() {
+			if reason = "reconnected"; before.GetAttempt() >= req.GetAttempt() {
+				f.t.Errorf("attempt %d after %d", req.GetAttempt(), before.GetAttempt())
+			}
+		}
+		f.kick(old, reason)
+		old.close(im.ReasonDisplaced.Code())
+	}
+}
+
+func (f *fake) kick(l *fakeLink, reason string) {
+	f.tell(l, wire.CmdSignIn, &pb.KickoutNotify{ChannelId: l.channel, Reason: reason, Device: "other", Platform: "web"})
+}
+
+// tell pushes to one connection.
+func (f *fake) tell(l *fakeLink, c wire.Command, body proto.Message) {
+	l.send(wire.Marshal(&wire.LogicPkt{Header: wire.Header{Command: c, Flag: wire.FlagPush}, Body: f.encode(body)}))
+}
+
+// unread counts the messages of others beyond the account's position.
+func (f *fake) unread(account, id string) (n int64) {
+	for _, m := range f.logs[id] {
+		if m.GetSeq() > f.read[id+account] && m.GetSeq() > f.joined[id+account] && m.GetSender() != account {
+			n++
+		}
+	}
+	return n
+}
+
+func (f *fake) readTo(l *fakeLink, p *wire.LogicPkt) {
+	var req pb.ReadReq
+	f.decode(p, &req)
+	id, last := req.GetConversation(), int64(len(f.logs[req.GetConversation()]))
+	before := f.read[id+l.account]
+	at := max(before, min(req.GetSeq(), last))
+	f.read[id+l.account] = at
+	n := f.unread(l.account, id)
+	f.answer(l, p, 0, &pb.ReadResp{Seq: at, Unread: n, LastSeq: last})
+	if at > before {
+		f.push(wire.LogicPkt{Header: wire.Header{Command: p.Command}}, &pb.ReadNotify{Conversation: id, Seq: at, Unread: n, LastSeq: last}, []string{l.account}, l)
+	}
+}
+
+// modern reports whether the server knows digests and read positions.
+func (f *fake) modern() bool { return slices.Contains(f.features, "read") }
+
 func (f *fake) sync(l *fakeLink, p *wire.LogicPkt) *pb.SyncResp {
 	var req pb.SyncReq
 	f.decode(p, &req)
-	cursors := map[string]int64{}
-	for _, c := range req.GetCursors() {
-		cursors[c.GetConversation()] = c.GetSeq()
+	if len(req.GetDigests()) > 0 && f.modern() {
+		return &pb.SyncResp{Stale: f.stale(l, &req)}
 	}
+	named := map[string]*pb.Cursor{}
 	resp, left := &pb.SyncResp{}, min(f.page, int(req.GetLimit()))
-	for id, log := range f.logs {
-		if !slices.Contains(f.members[id], l.account) {
+	for _, c := range req.GetCursors() {
+		named[c.GetConversation()] = c
+		if f.modern() && !slices.Contains(f.members[c.GetConversation()], l.account) {
+			resp.Gone = append(resp.Gone, c.GetConversation())
+		}
+	}
+	for id, members := range f.members {
+		if !slices.Contains(members, l.account) || (len(req.GetOnly()) > 0 && !slices.Contains(req.GetOnly(), f.bucket(id, req.GetBuckets()))) {
 			continue
 		}
-		news := log[min(cursors[id], int64(len(log))):]
-		n := min(left, len(news))
-		resp.More = resp.More || n < len(news)
-		if left -= n; n > 0 {
-			resp.Conversations = append(resp.Conversations, &pb.ConversationDelta{Conversation: id, LastSeq: int64(len(log)), Messages: news[:n]})
+		k, log, joined := named[id], f.logs[id], f.joined[id+l.account]
+		news := log[min(max(k.GetSeq(), joined), int64(len(log))):]
+		if len(news) == 0 && (!f.modern() || k != nil && k.GetSeq() >= joined && (k.ReadSeq == nil || k.GetReadSeq() == f.read[id+l.account])) {
+			continue
 		}
+		n := min(left, len(news))
+		resp.More = resp.More || n < len(news) || left == 0
+		if left == 0 {
+			continue
+		}
+		left -= max(n, 1)
+		d := &pb.ConversationDelta{Conversation: id, LastSeq: int64(len(log)), JoinedSeq: joined, Messages: news[:n], ReadSeq: f.read[id+l.account]}
+		if n == len(news) {
+			d.Unread = f.unread(l.account, id)
+		}
+		resp.Conversations = append(resp.Conversations, d)
 	}
 	return resp
+}
+
+func (f *fake) bucket(id string, buckets uint32) uint32 {
+	n, err := strconv.ParseUint(id, 10, 32)
+	if err != nil {
+		f.t.Errorf("%q is in no bucket", id)
+	}
+	return uint32(n) % buckets
+}
+
+// stale compares digests.
+func (f *fake) stale(l *fakeLink, req *pb.SyncReq) (stale []uint32) {
+	have := make([]pb.Digest, req.GetBuckets())
+	reads := make([]uint64, len(have))
+	for id, members := range f.members {
+		if !slices.Contains(members, l.account) {
+			continue
+		}
+		n := f.bucket(id, req.GetBuckets())
+		number, _ := strconv.ParseUint(id, 10, 32)
+		have[n].Conversations++
+		have[n].Ids += number % (1<<31 - 1)
+		have[n].Seqs += uint64(len(f.logs[id]))
+		reads[n] += uint64(f.read[id+l.account])
+	}
+	for i, d := range req.GetDigests() {
+		h := &have[i]
+		if d.GetConversations() != h.GetConversations() || d.GetIds() != h.GetIds() || d.GetSeqs() != h.GetSeqs() ||
+			(d.Reads != nil && d.GetReads() != reads[i]) {
+			stale = append(stale, uint32(i))
+		}
+	}
+	return stale
 }
 
 // push sends to all devices of the accounts but one connection.
@@ -253,11 +372,22 @@ func (f *fake) count(c wire.Command) (n int) {
 }
 
 // dial connects a client by a pipe in memory.
-func (f *fake) dial(string, *Options) (im.Client, string, error) {
+func (f *fake) dial(gateway string, _ *Options) (im.Client, string, error) {
+	var err error
+	f.do(func() {
+		f.dialled = append(f.dialled, gateway)
+		if f.noDial != nil {
+			err = f.noDial(gateway)
+		}
+	})
+	if err != nil {
+		return nil, "", err
+	}
 	c := &pipe{up: newMailbox(), down: newMailbox()}
 	link := &fakeLink{
-		send:  func(b []byte) { c.down.put(slices.Clone(b)) },
-		close: func(code uint16) { c.down.end(&transport.PeerClosedError{Code: code}); c.up.end(io.EOF) },
+		gateway: gateway,
+		send:    func(b []byte) { c.down.put(slices.Clone(b)) },
+		close:   func(code uint16) { c.down.end(&transport.PeerClosedError{Code: code}); c.up.end(io.EOF) },
 	}
 	go func() {
 		defer f.gone(link)

@@ -38,7 +38,7 @@ type session struct {
 	account string
 	// features are those that the server will use.
 	features wire.Features
-	// goaway gets the delay of the first gateway.goaway.
+	// goaway gets the delays of gateway.goaway; it holds one.
 	goaway chan time.Duration
 	// over is closed when nothing is read any more, after err is set.
 	over chan struct{}
@@ -198,7 +198,9 @@ func (c *Client) serve(ctx context.Context, s *session) (next *session, err erro
 			c.offline(s)
 			return nil, s.err
 		case delay := <-s.goaway:
-			due = time.After(delay)
+			if due == nil { // the first one counts
+				due = time.After(delay)
+			}
 		case <-due:
 			next, err := c.move(ctx, s, w)
 			if err == nil {
