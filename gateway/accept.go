@@ -102,17 +102,18 @@ func (g *Gateway) admit(pkt *wire.LogicPkt, deadline time.Time) (*session, error
 	if err != nil {
 		return nil, wire.Errorf(wire.StatusUnauthorized, "%s", tokenMessage(err))
 	}
-	if len(req.Device) > maxDevice || len(req.Platform) > maxDevice {
-		return nil, wire.Errorf(wire.StatusInvalidBody, "device and platform are at most %d bytes long", maxDevice)
+	if max(len(req.Device), len(req.Platform), len(req.Instance)) > maxDevice {
+		return nil, wire.Errorf(wire.StatusInvalidBody, "device, platform and instance are at most %d bytes long", maxDevice)
 	}
 	if g.isDraining() {
 		return nil, errStopping
 	}
 	if n := g.cfg.MaxConnections; n > 0 && g.connections.Load() >= int64(n) {
+		g.metrics.limited.WithLabelValues(limitConnections).Inc()
 		return nil, wire.Errorf(wire.StatusSystemException, "this gateway is full: connect to another one")
 	}
-	if !g.logins.Take(struct{}{}, time.Now()) {
-		return nil, wire.Errorf(wire.StatusSystemException, "too many logins at once: try again in a moment")
+	if wait := g.logins.Take(struct{}{}, time.Now()); wait > 0 {
+		return nil, g.slowDown(limitLogins, wait, "too many logins at once: try again in a moment")
 	}
 	req.Token = "" // nobody else needs it
 	s := &session{
@@ -122,6 +123,8 @@ func (g *Gateway) admit(pkt *wire.LogicPkt, deadline time.Time) (*session, error
 		device:   req.Device,
 		platform: req.Platform,
 		features: wire.ParseFeatures(req.Features),
+		instance: req.Instance,
+		attempt:  req.Attempt,
 		loginAt:  time.Now().UnixNano(),
 		login:    &signIn{sequence: pkt.Sequence, req: &req, deadline: deadline},
 		result:   make(chan *result, 1),
@@ -129,7 +132,7 @@ func (g *Gateway) admit(pkt *wire.LogicPkt, deadline time.Time) (*session, error
 	return s, nil
 }
 
-// maxDevice bounds the names of a device and a platform, in bytes.
+// maxDevice bounds the names of a device, a platform and an instance, in bytes.
 const maxDevice = 64
 
 func tokenMessage(err error) string {
@@ -149,8 +152,10 @@ func refuse(conn im.Conn, pkt *wire.LogicPkt, err error) error {
 func refusalReason(err error) im.Reason {
 	var e *wire.Error
 	switch {
-	case errors.As(err, &e) && e.Status == wire.StatusSystemException:
+	case errors.As(err, &e) && e.Retryable():
 		return im.ReasonUnavailable
+	case errors.As(err, &e) && e.Status == wire.StatusConflict:
+		return im.ReasonConflict
 	default:
 		return im.ReasonUnauthorized
 	}
@@ -162,7 +167,7 @@ func response(h wire.Header, err error) []byte {
 	_ = errors.As(err, &e) // otherwise an internal failure, whose details are not for users
 	h.Flag, h.Status = wire.FlagResponse, e.Status
 	p := wire.LogicPkt{Header: h}
-	p.Body, _ = proto.Marshal(&pb.ErrorResp{Message: e.Message}) // the messages are UTF-8
+	p.Body, _ = proto.Marshal(e.Resp()) // the messages are UTF-8
 	return p.Append(nil)
 }
 
@@ -229,7 +234,7 @@ func (g *Gateway) forwardLogin(s *session, login *signIn) ([]byte, error) {
 		select {
 		case r := <-s.result:
 			if r.pkt != nil {
-				return s.loginAnswer(r.pkt)
+				return g.loginAnswer(s, r.pkt)
 			}
 			// the link broke
 		case <-late.C:
@@ -247,13 +252,18 @@ var (
 const loginRetry = 100 * time.Millisecond
 
 // loginAnswer is the packet for the client, or the error that the logic node gave.
-func (s *session) loginAnswer(p *wire.LogicPkt) ([]byte, error) {
+func (g *Gateway) loginAnswer(s *session, p *wire.LogicPkt) ([]byte, error) {
 	if err := container.AsError(p); err != nil {
 		return nil, err
 	}
 	for _, m := range p.Meta {
-		if at, err := strconv.ParseInt(m.Value, 10, 64); err == nil && m.Key == container.MetaLoginAt {
-			s.loginAt = at
+		n, err := strconv.ParseInt(m.Value, 10, 64)
+		switch {
+		case err != nil:
+		case m.Key == container.MetaLoginAt:
+			s.loginAt = n
+		case m.Key == container.MetaStamp:
+			g.leases.stored(n)
 		}
 	}
 	p.Link, p.Meta = wire.Link{}, nil

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"google.golang.org/protobuf/proto"
 
 	im "github.com/hermod-im/hermod"
 	"github.com/hermod-im/hermod/limit"
@@ -50,6 +51,7 @@ func TestFirstPacket(t *testing.T) {
 		{"a token of another secret", login(&pb.LoginReq{Token: issue("another", time.Hour)}), wire.StatusUnauthorized, im.ReasonUnauthorized},
 		{"an expired token", login(&pb.LoginReq{Token: issue(string(secret), -time.Hour)}), wire.StatusUnauthorized, im.ReasonUnauthorized},
 		{"a long device", login(&pb.LoginReq{Token: tokenOf("alice"), Device: strings.Repeat("d", maxDevice+1)}), wire.StatusInvalidBody, im.ReasonUnauthorized},
+		{"a long instance", login(&pb.LoginReq{Token: tokenOf("alice"), Instance: strings.Repeat("d", maxDevice+1)}), wire.StatusInvalidBody, im.ReasonUnauthorized},
 		{"a long platform", login(&pb.LoginReq{Token: tokenOf("alice"), Platform: strings.Repeat("d", maxDevice+1)}), wire.StatusInvalidBody, im.ReasonUnauthorized},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -94,23 +96,31 @@ func TestLoginRefusedForNow(t *testing.T) {
 		name    string
 		change  func(*Config)
 		prepare func(*fixture, *logic)
+		status  wire.Status
 		message string
+		limit   string // of the metric
 	}{
-		{"full", func(c *Config) { c.MaxConnections = 1 }, func(f *fixture, _ *logic) { f.login("first") }, "full"},
+		{
+			"full", func(c *Config) { c.MaxConnections = 1 }, func(f *fixture, _ *logic) { f.login("first") },
+			wire.StatusSystemException, "full", limitConnections,
+		},
 		{
 			"login rate", func(c *Config) { c.LoginRate = limit.Rate{PerSecond: 0.001, Burst: 1} },
-			func(f *fixture, _ *logic) { f.login("first") }, "too many logins",
+			func(f *fixture, _ *logic) { f.login("first") }, wire.StatusRateLimited, "too many logins", limitLogins,
 		},
-		{"logic is busy", nil, func(_ *fixture, n *logic) { n.on(wire.CmdSignIn, refused(wire.StatusSystemException)) }, "refused"},
+		{
+			"logic is busy", nil, func(_ *fixture, n *logic) { n.on(wire.CmdSignIn, refused(wire.StatusSystemException)) },
+			wire.StatusSystemException, "refused", "",
+		},
 		{
 			"logic does not answer", func(c *Config) { c.LoginWait = 100 * time.Millisecond },
-			func(_ *fixture, n *logic) { n.on(wire.CmdSignIn, mute) }, "took too long",
+			func(_ *fixture, n *logic) { n.on(wire.CmdSignIn, mute) }, wire.StatusSystemException, "took too long", "",
 		},
 		{
 			"no logic node", func(c *Config) { c.LoginWait = 100 * time.Millisecond }, func(f *fixture, n *logic) {
 				n.stop()
 				poll(f.t, "the link's end", func() bool { return f.links.Usable() == 0 })
-			}, "took too long",
+			}, wire.StatusSystemException, "took too long", "",
 		},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -118,9 +128,15 @@ func TestLoginRefusedForNow(t *testing.T) {
 			test.prepare(f, n)
 			c := f.dial()
 			c.sendLogin(&pb.LoginReq{Token: tokenOf("bob")})
-			p := c.answered(wire.CmdSignIn, 1, wire.StatusSystemException)
-			require.Contains(t, string(p.Body), test.message)
+			p := c.answered(wire.CmdSignIn, 1, test.status)
+			var refusal pb.ErrorResp
+			require.NoError(t, proto.Unmarshal(p.Body, &refusal))
+			require.Contains(t, refusal.Message, test.message)
+			require.Equal(t, test.status == wire.StatusRateLimited, refusal.RetryAfterMs > 0)
 			c.ended(im.ReasonUnavailable)
+			if test.limit != "" {
+				require.EqualValues(t, 1, f.counter("limited_total", test.limit))
+			}
 		})
 	}
 }
@@ -128,14 +144,19 @@ func TestLoginRefusedForNow(t *testing.T) {
 // A login that logic refuses for good is answered with its status, and the client is not to come again.
 func TestLoginRefusedByLogic(t *testing.T) {
 	f, n := startPair(t, nil)
-	n.on(wire.CmdSignIn, func(n *logic, a im.Agent, p *wire.LogicPkt) {
-		n.push(t, wire.CmdUserTalk, nil, p.ChannelID)
-		refused(wire.StatusUnauthorized)(n, a, p)
-	})
-	c := f.dial()
-	c.sendLogin(&pb.LoginReq{Token: tokenOf("bob")})
-	c.answered(wire.CmdSignIn, 1, wire.StatusUnauthorized)
-	c.ended(im.ReasonUnauthorized) // and no push between
+	for status, reason := range map[wire.Status]im.Reason{
+		wire.StatusUnauthorized: im.ReasonUnauthorized,
+		wire.StatusConflict:     im.ReasonConflict,
+	} {
+		n.on(wire.CmdSignIn, func(n *logic, a im.Agent, p *wire.LogicPkt) {
+			n.push(t, wire.CmdUserTalk, nil, p.ChannelID)
+			refused(status)(n, a, p)
+		})
+		c := f.dial()
+		c.sendLogin(&pb.LoginReq{Token: tokenOf("bob")})
+		c.answered(wire.CmdSignIn, 1, status)
+		c.ended(reason) // and no push between
+	}
 }
 
 // The session exists before its login is answered: pushes that come meanwhile wait behind LoginResp
@@ -230,4 +251,31 @@ func TestConnectOfAStranger(t *testing.T) {
 	f.connections.Add(1)
 	require.NoError(t, f.Disconnect("nobody"))
 	require.Zero(t, f.connections.Load())
+}
+
+// A login that was answered after its channel had gone, as one that a frozen logic node has taken up
+// again, left a session that pushes went to for as long as the gateway lived.
+func TestSessionOfALateLoginIsEnded(t *testing.T) {
+	f, n := startPair(t, func(c *Config) { c.LoginWait = 50 * time.Millisecond })
+	asked := make(chan func(), 1)
+	n.on(wire.CmdSignIn, func(_ *logic, a im.Agent, p *wire.LogicPkt) {
+		asked <- func() {
+			answer := wire.LogicPkt{Header: p.Header}
+			answer.Flag = wire.FlagResponse
+			_ = a.Push(answer.Append(nil))
+		}
+	})
+	c := f.dial()
+	c.sendLogin(&pb.LoginReq{Token: tokenOf("alice"), Device: "phone"})
+	answer := <-asked
+	c.answered(wire.CmdSignIn, 1, wire.StatusSystemException)
+	c.ended(im.ReasonUnavailable)
+	n.await(t, wire.CmdSessionEnd, 1) // of the channel
+	answer()
+	last := n.await(t, wire.CmdSessionEnd, 2)[1]
+	var req pb.SessionEndReq
+	require.NoError(t, proto.Unmarshal(last.Body, &req))
+	require.Len(t, req.Sessions, 1)
+	want := &pb.Session{App: "demo", Account: "alice", Device: "phone", Channel: n.got(wire.CmdSignIn)[0].ChannelID}
+	require.True(t, proto.Equal(want, req.Sessions[0]), "%v", req.Sessions)
 }

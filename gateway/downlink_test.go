@@ -41,6 +41,18 @@ func TestKick(t *testing.T) {
 	n.await(t, wire.CmdSessionEnd, 1)
 }
 
+// A logic node asks for sessions that stand in a login's way: those that the gateway does not know end.
+func TestUnknownSessionsAreEnded(t *testing.T) {
+	f, n := startPair(t, nil)
+	c := f.login("alice")
+	stale := &pb.Session{App: "demo", Account: "alice", Device: "tablet", Channel: "gateway-1.gone"}
+	n.push(t, wire.CmdSessionEnd, &pb.SessionEndReq{Sessions: []*pb.Session{{App: "demo", Account: "alice", Channel: c.channel}, stale}})
+	var req pb.SessionEndReq
+	require.NoError(t, proto.Unmarshal(n.await(t, wire.CmdSessionEnd, 1)[0].Body, &req))
+	require.Len(t, req.Sessions, 1)
+	require.True(t, proto.Equal(stale, req.Sessions[0]), "%v", req.Sessions)
+}
+
 // A session that was displaced, as one is that has moved to another gateway, has what it asked answered
 // and no error in between; what it asks from then on is not forwarded. It was cut off before.
 func TestKickAnswersOpenRequestsFirst(t *testing.T) {

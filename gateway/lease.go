@@ -34,6 +34,8 @@ type leases struct {
 	mu      sync.Mutex
 	live    map[string]*session // by channel id; guarded by mu
 	ended   []*pb.Session       // to be ended in the store, at most maxEnded; guarded by mu
+	stamps  stamps              // of what was stored; guarded by mu
+	overdue bool                // renew now, so that the store counts on from the largest; guarded by mu
 	restore bool                // the store may lack sessions; guarded by mu
 	hint    bool                // and pushes have been lost for that; guarded by mu
 }
@@ -66,16 +68,39 @@ func (l *leases) add(s *session) {
 // remove ends the session of a channel.
 func (l *leases) remove(id string) {
 	l.mu.Lock()
-	if s := l.live[id]; s != nil {
-		l.ended = append(l.ended, s.proto())
-		delete(l.live, id)
+	s := l.live[id]
+	delete(l.live, id)
+	l.mu.Unlock()
+	if s != nil {
+		l.forget(s.proto())
 	}
+}
+
+// forget ends a session in the store, for which there is no channel (any more).
+func (l *leases) forget(s *pb.Session) {
+	l.mu.Lock()
+	l.ended = append(l.ended, s)
 	if n := len(l.ended) - maxEnded; n > 0 {
 		l.ended = l.ended[n:]
 		l.gateway.metrics.unended.Add(float64(n))
 	}
 	l.mu.Unlock()
 	l.wake()
+}
+
+// stored notes the stamp of something that was stored under the lease.
+func (l *leases) stored(stamp int64) {
+	l.mu.Lock()
+	again := l.stamps.saw(stamp)
+	if again {
+		l.overdue = true
+	}
+	l.mu.Unlock()
+	if again {
+		l.gateway.log.Warn("the session store went back to an older state")
+		l.lost()
+		l.wake()
+	}
 }
 
 // restoreAll asks for all live sessions to be stored again.
@@ -137,10 +162,17 @@ func pause(ctx context.Context, d time.Duration, kick <-chan struct{}) {
 // period is the time from one renewal of the lease to the next.
 func (l *leases) period() time.Duration { return l.gateway.cfg.Lease / 3 }
 
+// due reports whether the lease is to be renewed.
+func (l *leases) due() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.overdue || time.Since(l.renewed) >= l.period()
+}
+
 // step does the most urgent thing, in one request, and reports whether there may be more to do.
 func (l *leases) step(ctx context.Context) (more bool, err error) {
 	switch {
-	case time.Since(l.renewed) >= l.period():
+	case l.due():
 		return true, l.renew(ctx)
 	case l.mustRestore():
 		return true, l.restoreSome(ctx)
@@ -152,7 +184,11 @@ func (l *leases) step(ctx context.Context) (more bool, err error) {
 // renew extends the lease. After a failure nobody knows whether the answer would have been that the
 // store did not know it: the sessions are stored again to be sure.
 func (l *leases) renew(ctx context.Context) error {
-	req := &pb.LeaseRenewReq{Gateway: l.gateway.cfg.Instance.ID, LeaseMs: l.gateway.cfg.Lease.Milliseconds()}
+	l.mu.Lock()
+	seen := l.stamps.largest
+	l.overdue = false
+	l.mu.Unlock()
+	req := &pb.LeaseRenewReq{Gateway: l.gateway.cfg.Instance.ID, LeaseMs: l.gateway.cfg.Lease.Milliseconds(), Stamp: seen}
 	var resp pb.LeaseRenewResp
 	if err := l.call(ctx, wire.CmdSessionRenew, req, &resp); err != nil {
 		l.restoreAll()
@@ -162,10 +198,46 @@ func (l *leases) renew(ctx context.Context) error {
 		l.lost()
 	}
 	l.renewed = time.Now()
+	l.mu.Lock()
+	l.stamps.turn()
+	l.mu.Unlock()
 	if !l.held.Swap(true) {
 		l.gateway.barrier.Changed()
 	}
 	return nil
+}
+
+// stamps are those of the lease that came with answers. The store counts with them what it stores, so
+// that one that was set back to an older state of itself shows: it is behind the largest when the
+// lease is renewed, or, if it has stored that much since, it has counted over one for the second time.
+type stamps struct {
+	largest        int64
+	recent, before map[int64]struct{} // of this period between renewals and of the last; each with what was the largest
+}
+
+// saw notes a stamp, and reports whether it came before; that is said once, and not of those that
+// follow it. 0 is none.
+func (s *stamps) saw(n int64) (again bool) {
+	if n == 0 {
+		return false
+	}
+	_, again = s.recent[n]
+	if !again {
+		_, again = s.before[n]
+	}
+	if s.recent == nil || again {
+		s.recent, s.before = map[int64]struct{}{}, nil
+	}
+	s.recent[n] = struct{}{}
+	s.largest = max(s.largest, n)
+	return again
+}
+
+// turn begins another period.
+func (s *stamps) turn() {
+	if s.largest > 0 {
+		s.before, s.recent = s.recent, map[int64]struct{}{s.largest: {}}
+	}
 }
 
 // mustRestore reports whether sessions are to be stored again, and lists them at first.
@@ -199,6 +271,7 @@ func (l *leases) restoreSome(ctx context.Context) error {
 		if err := l.call(ctx, wire.CmdSessionRestore, req, &resp); err != nil {
 			return err
 		}
+		l.stored(resp.Stamp)
 		for _, id := range resp.Displaced {
 			l.displace(id)
 		}
@@ -241,9 +314,13 @@ func (l *leases) displace(id string) {
 	if !ok {
 		return
 	}
+	s := sessionOf(ch)
+	if s.isLeaving() {
+		return // the logic node's kick, which says why, has come
+	}
 	p := wire.LogicPkt{Header: wire.Header{Command: wire.CmdSignIn, Flag: wire.FlagPush}}
 	p.Body, _ = proto.Marshal(&pb.KickoutNotify{ChannelId: id}) // ids are ASCII
-	_ = sessionOf(ch).displace(p.Append(nil))                   // a closed channel needs none
+	_ = s.displace(p.Append(nil))                               // a closed channel needs none
 }
 
 // endSome ends a batch of sessions of closed channels, and reports whether it found some.

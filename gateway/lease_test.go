@@ -12,6 +12,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	im "github.com/hermod-im/hermod"
+	"github.com/hermod-im/hermod/container"
 	"github.com/hermod-im/hermod/naming"
 	"github.com/hermod-im/hermod/naming/memory"
 	"github.com/hermod-im/hermod/wire"
@@ -157,6 +158,63 @@ func TestFailedRenewalRestores(t *testing.T) {
 	require.True(t, f.hintWanted())
 }
 
+// stampOf is an answer to a login with this stamp.
+func stampOf(stamp int64) *wire.LogicPkt {
+	return &wire.LogicPkt{Header: wire.Header{Meta: []wire.Meta{{Key: container.MetaStamp, Value: fmt.Sprint(stamp)}}}}
+}
+
+// A store that was set back has the lease, but not what was stored last: it says so if it is behind
+// the largest stamp; if it has counted on to that meanwhile, a stamp comes for the second time.
+func TestStoreThatWentBack(t *testing.T) {
+	f, n := leaseFixture(t)
+	f.settle()
+	<-f.hints.wanted
+	f.online(3)
+	login := func(stamps ...int64) {
+		for _, stamp := range stamps {
+			_, err := f.loginAnswer(new(session), stampOf(stamp))
+			require.NoError(t, err)
+		}
+	}
+	renewal := func() (seen int64) {
+		f.leases.renewed = time.Now().Add(-f.cfg.Lease / 2)
+		f.settle()
+		all := n.got(wire.CmdSessionRenew)
+		var req pb.LeaseRenewReq
+		require.NoError(t, proto.Unmarshal(all[len(all)-1].Body, &req))
+		return req.Stamp
+	}
+	require.Zero(t, renewal())
+	login(1, 3, 2, 0, 0, 5) // answers overtake each other, one is lost, and a store of the release before has none
+	require.EqualValues(t, 5, renewal())
+	login(6, 4)
+	require.EqualValues(t, 6, renewal())
+	n.on(wire.CmdSessionRestore, reply(&pb.SessionRestoreResp{Stamp: 9}))
+	f.leases.restoreAll()
+	f.settle()
+	require.EqualValues(t, 9, renewal())
+	require.Len(t, n.got(wire.CmdSessionRestore), 1)
+	require.False(t, f.hintWanted())
+
+	n.on(wire.CmdSessionRestore, reply(&pb.SessionRestoreResp{}))
+	for range 5 {
+		renewal() // the largest is never forgotten
+	}
+	before := len(n.got(wire.CmdSessionRenew))
+	login(7, 8, 9, 10, 11)
+	f.settle()
+	require.Len(t, n.got(wire.CmdSessionRenew), before+1, "the store is to count on from the largest")
+	require.Len(t, n.got(wire.CmdSessionRestore), 2)
+	require.True(t, f.hintWanted(), "pushes were lost meanwhile")
+	<-f.hints.wanted
+	login(21, 22, 23)
+	require.EqualValues(t, 23, renewal())
+	login(24, 21) // of the period before
+	login(22, 23) // said once
+	f.settle()
+	require.Len(t, n.got(wire.CmdSessionRestore), 3)
+}
+
 func TestDisplacedSessionsAreClosed(t *testing.T) {
 	f, n := leaseFixture(t)
 	channels := f.online(3)
@@ -242,7 +300,7 @@ func TestEndedSessionsAreBounded(t *testing.T) {
 // The first and last words of a gateway to the store, with nothing after the end: a renewal after it
 // gave the lease back, and two flushes at once cut each other's batch.
 func TestLeaseEndIsTheLastWord(t *testing.T) {
-	f, n := startPair(t, func(c *Config) { c.Lease = 30 * time.Millisecond })
+	f, n := startPair(t, func(c *Config) { c.Lease = 300 * time.Millisecond })
 	var clients []*client
 	for i := range 20 {
 		clients = append(clients, f.login(fmt.Sprint("user-", i)))

@@ -115,7 +115,7 @@ func (g *Gateway) forwardOn(key uint64, s *session, cmd wire.Command, sequence u
 			ChannelID: s.id,
 			Sequence:  sequence,
 			Dest:      dest,
-			Link:      wire.Link{App: s.app, Account: s.account, Device: s.device, Delivered: s.asks(cmd)},
+			Link:      wire.Link{App: s.app, Account: s.account, Device: s.device, Delivered: s.asks(cmd, body)},
 		},
 		Body: body,
 	}

@@ -102,9 +102,13 @@ func TestRateLimit(t *testing.T) {
 	c.answered(wire.CmdUserTalk, 2, wire.StatusInvalidCommand)
 	for i := range uint32(3) {
 		c.send(wire.Header{Command: wire.CmdUserTalk, Sequence: 10 + i, Flag: wire.Flag(i)}, nil)
-		c.answered(wire.CmdUserTalk, 10+i, wire.StatusSystemException)
+		p := c.answered(wire.CmdUserTalk, 10+i, wire.StatusRateLimited)
+		var refusal pb.ErrorResp
+		require.NoError(t, proto.Unmarshal(p.Body, &refusal))
+		require.InDelta(t, 1_000_000, refusal.RetryAfterMs, 30_000, "ms until there is a token")
 	}
 	require.Len(t, n.got(wire.CmdUserTalk), 2)
+	require.EqualValues(t, 3, f.counter("limited_total", limitRequests))
 	c.send(wire.Header{Command: wire.CmdSignOut, Sequence: 20}, nil)
 	c.answered(wire.CmdSignOut, 20, wire.StatusSuccess)
 

@@ -18,17 +18,17 @@ type Bucket struct {
 	filled time.Time
 }
 
-// Take takes a token at the time now, or reports that there is none.
-func (b *Bucket) Take(r Rate, now time.Time) bool {
+// Take takes a token at the time now and returns 0, or how long it takes until there is one.
+func (b *Bucket) Take(r Rate, now time.Time) (wait time.Duration) {
 	if r.PerSecond <= 0 {
-		return true
+		return 0
 	}
 	b.fill(r, now)
 	if b.tokens < 1 {
-		return false
+		return max(1, time.Duration((1-b.tokens)/r.PerSecond*float64(time.Second)))
 	}
 	b.tokens--
-	return true
+	return 0
 }
 
 // fill adds what has come since the last time. A clock that steps back adds nothing.
@@ -58,10 +58,10 @@ func NewKeyed[K comparable](r Rate) *Keyed[K] {
 	return &Keyed[K]{rate: r, buckets: map[K]*Bucket{}, sweepAt: minSweep}
 }
 
-// Take takes a token of the key's bucket at the time now, or reports that there is none.
-func (k *Keyed[K]) Take(key K, now time.Time) bool {
+// Take takes a token of the key's bucket at the time now, as Bucket.Take does.
+func (k *Keyed[K]) Take(key K, now time.Time) (wait time.Duration) {
 	if k.rate.PerSecond <= 0 {
-		return true
+		return 0
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()

@@ -14,24 +14,38 @@ func TestBucket(t *testing.T) {
 	r := Rate{PerSecond: 10, Burst: 3}
 	var b Bucket
 	for range 3 {
-		require.True(t, b.Take(r, start))
+		require.Zero(t, b.Take(r, start))
 	}
-	require.False(t, b.Take(r, start), "the burst is used up")
-	require.False(t, b.Take(r, start.Add(50*time.Millisecond)), "half a token")
-	require.True(t, b.Take(r, start.Add(100*time.Millisecond)))
-	require.False(t, b.Take(r, start.Add(-time.Hour)), "a clock that steps back adds nothing")
+	require.Equal(t, 100*time.Millisecond, b.Take(r, start), "the burst is used up")
+	require.Equal(t, 50*time.Millisecond, b.Take(r, start.Add(50*time.Millisecond)), "half a token")
+	require.Zero(t, b.Take(r, start.Add(100*time.Millisecond)))
+	require.Positive(t, b.Take(r, start.Add(-time.Hour)), "a clock that steps back adds nothing")
 	for range 3 {
-		require.True(t, b.Take(r, start.Add(time.Hour)), "never more than the burst")
+		require.Zero(t, b.Take(r, start.Add(time.Hour)), "never more than the burst")
 	}
-	require.False(t, b.Take(r, start.Add(time.Hour)))
-	require.True(t, b.Take(Rate{}, start), "no rate, no limit")
+	require.Positive(t, b.Take(r, start.Add(time.Hour)))
+	require.Zero(t, b.Take(Rate{}, start), "no rate, no limit")
+}
+
+// Who waits as long as it was told to gets its token, whatever the rounding.
+func TestWaitIsLongEnough(t *testing.T) {
+	for _, r := range []Rate{{PerSecond: 3, Burst: 1}, {PerSecond: 0.7, Burst: 1}, {PerSecond: 1e9, Burst: 1}, {PerSecond: 997, Burst: 5}} {
+		var b Bucket
+		now := start
+		for range 1000 {
+			if wait := b.Take(r, now); wait > 0 {
+				now = now.Add((wait + time.Millisecond - 1).Truncate(time.Millisecond)) // as wire.Error.Resp rounds it
+				require.Zero(t, b.Take(r, now), "%+v", r)
+			}
+		}
+	}
 }
 
 func TestKeyedForgetsFullBuckets(t *testing.T) {
 	k := NewKeyed[string](Rate{PerSecond: 1, Burst: 1})
-	require.True(t, k.Take("a", start))
-	require.False(t, k.Take("a", start))
-	require.True(t, k.Take("b", start), "keys do not share")
+	require.Zero(t, k.Take("a", start))
+	require.Equal(t, time.Second, k.Take("a", start))
+	require.Zero(t, k.Take("b", start), "keys do not share")
 	for i := range 10 * minSweep {
 		k.Take(fmt.Sprint(i), start.Add(time.Duration(i)*time.Second))
 	}

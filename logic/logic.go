@@ -141,7 +141,7 @@ func New(cfg Config, deps Deps) *Node {
 	})
 	n.dispatch = newDispatcher(deps.Sessions, n.hub, n.metrics, n.log, cfg.Timeout)
 	n.committer = newCommitter(cfg, deps.Messages, n.dispatch, n.metrics, n.log)
-	n.router = NewRouter(n.commands(n.dispatch), cfg.Handlers, recoverer(n.log), n.metrics.measure, limiter(cfg.Rate))
+	n.router = NewRouter(n.commands(n.dispatch), cfg.Handlers, recoverer(n.log), n.metrics.measure, limiter(cfg.Rate, n.metrics.limited))
 	deps.Server.SetAcceptor(n.hub)
 	deps.Server.SetMessageListener(n.hub)
 	deps.Server.SetStateListener(n.hub)

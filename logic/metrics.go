@@ -24,6 +24,7 @@ type metrics struct {
 	unpushed  *prometheus.CounterVec
 	logins    *prometheus.CounterVec
 	displaced *prometheus.CounterVec
+	limited   prometheus.Counter // by account_rate
 }
 
 func newMetrics(r prometheus.Registerer) *metrics {
@@ -48,7 +49,9 @@ func newMetrics(r prometheus.Registerer) *metrics {
 	}
 	m.logins = prometheus.NewCounterVec(opts("logins_total", "Logins by outcome: admitted, conflict (refused by the device policy), superseded (a newer login of the same client is there), failed."), []string{"outcome"})
 	m.displaced = prometheus.NewCounterVec(opts("displaced_total", "Sessions that gave way to a newer one, by reason: device, reconnected, platform, limit."), []string{"reason"})
-	r.MustRegister(m.logins, m.displaced, m.requests, m.answers, m.commits, m.stored, m.batch, m.commit, m.pushed, m.unpushed)
+	limited := prometheus.NewCounterVec(opts("limited_total", "Requests that were refused by a rate limit, by its key in the configuration: account_rate."), []string{"limit"})
+	m.limited = limited.WithLabelValues("account_rate")
+	r.MustRegister(limited, m.logins, m.displaced, m.requests, m.answers, m.commits, m.stored, m.batch, m.commit, m.pushed, m.unpushed)
 	m.success = m.answers.WithLabelValues("0")
 	return m
 }

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/sirupsen/logrus"
 	"google.golang.org/protobuf/proto"
 
@@ -184,12 +185,16 @@ func recoverer(log *logrus.Entry) Middleware {
 
 // limiter refuses the requests of an account that makes too many. Gateways are not limited, nor are
 // logins, which they limit.
-func limiter(r limit.Rate) Middleware {
+func limiter(r limit.Rate, limited prometheus.Counter) Middleware {
 	buckets := limit.NewKeyed[storage.AccountKey](r)
 	return func(next Handler) Handler {
 		return func(c *Context) error {
-			if c.Packet.Account != "" && c.Packet.Command != wire.CmdSignIn && !buckets.Take(c.Account(), time.Now()) {
-				return wire.Errorf(wire.StatusSystemException, "too many requests: slow down")
+			if c.Packet.Account == "" || c.Packet.Command == wire.CmdSignIn {
+				return next(c)
+			}
+			if wait := buckets.Take(c.Account(), time.Now()); wait > 0 {
+				limited.Inc()
+				return &wire.Error{Status: wire.StatusRateLimited, Message: "too many requests: slow down", RetryAfter: wait}
 			}
 			return next(c)
 		}

@@ -209,7 +209,11 @@ func TestAccountLimit(t *testing.T) {
 	}
 	f.succeeds(ack("alice", "phone"), &pb.MessageAckReq{MessageId: 1}, nil)
 	f.succeeds(ack("alice", "web"), &pb.MessageAckReq{MessageId: 1}, nil)
-	f.fails(ack("alice", "tablet"), &pb.MessageAckReq{MessageId: 1}, wire.StatusSystemException)
+	p := f.ask(ack("alice", "tablet"), &pb.MessageAckReq{MessageId: 1})
+	require.Equal(t, wire.StatusRateLimited, p.Status)
+	var refusal pb.ErrorResp
+	require.NoError(t, proto.Unmarshal(p.Body, &refusal))
+	require.InDelta(t, 1_000_000, refusal.RetryAfterMs, 30_000, "ms until there is a token")
 	f.succeeds(ack("bob", "phone"), &pb.MessageAckReq{MessageId: 1}, nil)
 	other := ack("alice", "phone")
 	other.App = "another"

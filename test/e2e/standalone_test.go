@@ -243,7 +243,7 @@ func TestRateLimits(t *testing.T) {
 	for range 5 {
 		u.say("bob", "hello")
 	}
-	u.refused(wire.StatusSystemException, wire.CmdUserTalk, "bob", &pb.MessageReq{Type: 1, Body: "too much"})
+	u.refused(wire.StatusRateLimited, wire.CmdUserTalk, "bob", &pb.MessageReq{Type: 1, Body: "too much"})
 	eventually(t, wait, "it may talk again", func() bool {
 		return u.call(within(t), wire.CmdUserTalk, "bob", &pb.MessageReq{Type: 1, Body: "later"}, nil) == nil
 	})
