@@ -80,6 +80,7 @@ var testsMayImport = []string{
 // testsAlsoImport are the exceptions to that.
 var testsAlsoImport = map[string][]string{
 	"client": {"boot"},   // its examples need a server
+	"verify": {"boot"},   // its run needs a server
 	"deploy": {"config"}, // the sample configs are parsed
 }
 

@@ -281,7 +281,7 @@ func TestExtensions(t *testing.T) {
 	if d := page.Conversations[0]; d.Conversation != first.Conversation || d.LastSeq != 2 || len(d.Messages) != 1 || d.Messages[0].Body != "are you there?" {
 		t.Errorf("got %+v", d)
 	}
-	history := must[oldclient.HistoryPage](t)(bob.History(first.Conversation, 0, 1))
+	history := must[oldclient.HistoryPage](t)(bob.History(oldclient.HistoryOf{Peer: "alice"}, 0, 1))
 	if history.LastSeq != 2 || len(history.Messages) != 1 || history.Messages[0].ClientID != "id-2" {
 		t.Errorf("got %+v", history)
 	}

@@ -128,10 +128,15 @@ func storedInto(list *[]Stored) field {
 	}}
 }
 
+// HistoryOf names a conversation, by one of its id, its peer and its group.
+type HistoryOf struct{ Conversation, Peer, Group string }
+
 // History asks for the messages of a conversation before a seq, 0 for the newest; limit 0 is 50, at most 200.
-func (c *Client) History(conversation string, before int64, limit int) (page HistoryPage, err error) {
+func (c *Client) History(of HistoryOf, before int64, limit int) (page HistoryPage, err error) {
 	var m message
-	m.string(1, conversation)
+	m.string(1, of.Conversation)
+	m.string(2, of.Peer)
+	m.string(3, of.Group)
 	m.int(4, before)
 	m.int(5, int64(limit))
 	err = c.call("chat.history", "", m, schema{

@@ -1,5 +1,7 @@
 package oracle
 
+import "fmt"
+
 // Delivery is a message as a device shows it to its user.
 type Delivery struct {
 	Conversation string
@@ -27,8 +29,8 @@ func (o *Oracle) Delivered(d *Device, m Delivery) {
 		return
 	}
 	t := s.topic
-	if !t.members[d.Account].allows(m.Seq, n) {
-		o.trouble(&o.counts.WrongReaders, "%s was shown message %d, seq %d of %s, which it may not read", who, n, m.Seq, t.name)
+	if why := t.members[d.Account].forbids(m.Seq, n); why != "" {
+		o.trouble(&o.counts.WrongReaders, "%s was shown message %d, seq %d of %s, but %s", who, n, m.Seq, t.name, why)
 		return
 	}
 	o.bind(t, m.Conversation)
@@ -81,9 +83,18 @@ func (v *view) advance() {
 	}
 }
 
-// allows says whether an account may be shown message n at seq.
-func (s *span) allows(seq int64, n int) bool {
-	return s != nil && seq > s.after && (!s.left || n < s.gone)
+// forbids says why an account may not be shown message n at seq, or "".
+func (s *span) forbids(seq int64, n int) string {
+	switch {
+	case s == nil:
+		return "is no member"
+	case seq <= s.after:
+		return fmt.Sprintf("joined after seq %d", s.after)
+	case s.left && n >= s.gone:
+		return fmt.Sprintf("quit before message %d", s.gone)
+	default:
+		return ""
+	}
 }
 
 // Joining notes that an account asks to join a topic: what is known by now is before its time.

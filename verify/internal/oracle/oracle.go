@@ -150,6 +150,7 @@ func (o *Oracle) Topic(name, conversation string, members ...int) int {
 	for _, d := range o.devices {
 		o.watch(d, t)
 	}
+	o.recount()
 	return len(o.topics) - 1
 }
 
@@ -162,6 +163,7 @@ func (o *Oracle) Open(d *Device) {
 	for _, t := range o.topics {
 		o.watch(d, t)
 	}
+	o.recount()
 }
 
 // Close takes a device out: nothing more is expected of it.
