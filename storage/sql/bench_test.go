@@ -149,3 +149,26 @@ func BenchmarkSyncDigestTen(b *testing.B) {
 		}
 	})
 }
+
+// BenchmarkReadBehind is a device that reads on, one message at a time, with 100,000 unread ones beyond.
+func BenchmarkReadBehind(b *testing.B) {
+	benchmarks(b, func(b *testing.B, o sql.Options) {
+		s := open(b, o, fixed(b, 0))
+		var id int64
+		for range 100 {
+			drafts := make([]*storage.Draft, 1000)
+			for i := range drafts {
+				drafts[i] = &storage.Draft{App: "app", Kind: storage.KindUser, Sender: "bob", Dest: "alice", Body: strings.Repeat("x", 64)}
+			}
+			require.NoError(b, s.Append(b.Context(), drafts))
+			id = drafts[0].Conversation
+		}
+		seq := int64(0)
+		for b.Loop() {
+			seq++
+			if at, _, err := s.Read(b.Context(), "app", "alice", id, seq); err != nil || at.Unread != 100_000-min(seq, 100_000) {
+				b.Fatal(at, err)
+			}
+		}
+	})
+}

@@ -2,10 +2,7 @@ package sql
 
 import (
 	"context"
-	stdsql "database/sql"
 	"fmt"
-	"slices"
-	"strings"
 
 	"gorm.io/gorm"
 
@@ -46,31 +43,4 @@ func (s *Store) moveRead(ctx context.Context, account string, conversation, to i
 		return r.Error
 	})
 	return moved, err
-}
-
-// others returns for each span how many of its messages are not the account's own.
-func (s *Store) others(db *gorm.DB, account string, spans []span) ([]int64, error) {
-	counts := make([]int64, len(spans))
-	first := 0
-	for part := range slices.Chunk(spans, s.dialect.keys) {
-		selects := make([]string, len(part))
-		args := make([]any, 0, 5*len(part))
-		for i, sp := range part {
-			selects[i] = "SELECT ? AS i, COUNT(*) FROM messages" + s.dialect.index("PRIMARY") +
-				" WHERE conversation_id = ? AND seq > ? AND seq <= ? AND sender <> ?"
-			args = append(args, first+i, sp.conversation, sp.from, sp.to, []byte(account))
-		}
-		first += len(part)
-		err := s.query(db, func(rows *stdsql.Rows) error {
-			var i int
-			var n int64
-			err := rows.Scan(&i, &n)
-			counts[i] = n
-			return err
-		}, strings.Join(selects, " UNION ALL "), args...)
-		if err != nil {
-			return nil, fmt.Errorf("count unread: %w", err)
-		}
-	}
-	return counts, nil
 }

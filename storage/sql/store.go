@@ -43,6 +43,9 @@ type Options struct {
 	CachedConversations int
 	// CachedMembers bounds the cache of groups' members, in accounts. Defaults to 1,000,000, about 40 B each.
 	CachedMembers int
+	// CachedCounts bounds the cache of how much is unread in conversations where that is much. Defaults
+	// to 100,000, about 150 B each.
+	CachedCounts int
 	// Now is the clock of the times of creation and joining. Defaults to time.Now.
 	Now func() time.Time
 }
@@ -59,6 +62,9 @@ func (o Options) withDefaults() Options {
 	}
 	if o.CachedMembers <= 0 {
 		o.CachedMembers = 1_000_000
+	}
+	if o.CachedCounts <= 0 {
+		o.CachedCounts = 100_000
 	}
 	if o.Now == nil {
 		o.Now = time.Now
@@ -78,6 +84,7 @@ type Store struct {
 
 	conversations *otter.Cache[pair, int64]     // ids of conversations of two; they never change
 	members       *otter.Cache[int64, *members] // of groups, valid for one member_version
+	tallies       *otter.Cache[tallyKey, tally] // of messages, which never change
 }
 
 var (
@@ -113,6 +120,9 @@ func Open(ctx context.Context, o Options, ids storage.IDs) (_ *Store, err error)
 	}
 	if s.conversations, err = otter.New(&otter.Options[pair, int64]{MaximumSize: o.CachedConversations}); err != nil {
 		return nil, fmt.Errorf("conversation cache: %w", err)
+	}
+	if s.tallies, err = otter.New(&otter.Options[tallyKey, tally]{MaximumSize: o.CachedCounts}); err != nil {
+		return nil, fmt.Errorf("count cache: %w", err)
 	}
 	s.members, err = otter.New(&otter.Options[int64, *members]{
 		MaximumWeight: uint64(o.CachedMembers),

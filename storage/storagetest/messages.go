@@ -61,6 +61,7 @@ func Messages(t *testing.T, setup func(t *testing.T) MessagesFactory) {
 		"Stale":                  testStale,
 		"Read":                   testRead,
 		"ReadRace":               testReadRace,
+		"UnreadOfMany":           testUnreadOfMany,
 		"Index":                  testIndex,
 		"IndexPages":             testIndexPages,
 		"IndexMerges":            testIndexMerges,

@@ -398,3 +398,48 @@ func testReadRace(t *testing.T, open MessagesFactory) {
 	require.False(t, moved)
 	require.Equal(t, highest, at.ReadSeq)
 }
+
+// However much is unread, and in whatever order one asks.
+func testUnreadOfMany(t *testing.T, open MessagesFactory) {
+	nodes := []MessageStore{open(t, nodeIDs(t, 1)), open(t, nodeIDs(t, 2))}
+	ctx := t.Context()
+	id := group(t, nodes[0], "alice", "bob", "carol")
+	n := groupNumber(t, id)
+	accounts := []string{"alice", "bob", "carol"}
+	var senders []string
+	read := make(map[string]int64)
+	unread := func(account string) (others int64) {
+		for _, sender := range senders[read[account]:] {
+			if sender != account {
+				others++
+			}
+		}
+		return others
+	}
+	for range 60 {
+		var batch []*storage.Draft
+		for range rand.IntN(100) {
+			sender := accounts[rand.IntN(3)]
+			senders = append(senders, sender)
+			batch = append(batch, groupDraft(sender, id, ""))
+		}
+		put(t, nodes[0], batch...)
+		last := int64(len(senders))
+		for range 4 {
+			account, s := accounts[rand.IntN(3)], nodes[rand.IntN(2)]
+			seq := min(last, read[account]+rand.Int64N(100))
+			if rand.IntN(4) > 0 {
+				seq = 0
+			}
+			read[account] = max(read[account], seq)
+			at, _, err := s.Read(ctx, "app", account, n, seq)
+			require.NoError(t, err)
+			require.Equal(t, storage.Position{ReadSeq: read[account], Unread: unread(account), LastSeq: last}, at)
+			news, err := s.Sync(ctx, "app", account, storage.SyncQuery{
+				Cursors: map[int64]storage.Cursor{n: {Seq: rand.Int64N(last + 1), ReadSeq: last + 1}}, Limit: 10_000,
+			})
+			require.NoError(t, err)
+			require.Equal(t, unread(account), news.Deltas[0].Unread)
+		}
+	}
+}
