@@ -87,6 +87,21 @@ func (e *ConflictError) Error() string {
 	return fmt.Sprintf("%d sessions stay, by the device policy", len(e.Sessions))
 }
 
+// Missed is what the clients of one gateway were not pushed, since no link to it was there.
+type Missed struct {
+	// Channels must sync. Each is named once.
+	Channels []string
+	// Kicked were displaced and not told.
+	Kicked []string
+	// All: there were more than MaxMissed, and all of the gateway's clients must sync.
+	All bool
+	// UpTo grows with each note, and names this state.
+	UpTo int64
+}
+
+// MaxMissed is how many channels are kept for one gateway; beyond it all must sync.
+const MaxMissed = 10_000
+
 // Sessions knows which devices are on line. A session lives until its Logout or the end of its
 // gateway's lease; renewing the one lease keeps all of the gateway's sessions (I6). One whose lease has
 // ended conflicts with nothing. Safe for concurrent use.
@@ -111,6 +126,12 @@ type Sessions interface {
 	// login; displaced are the others: given ones that were not stored, and stored ones that were
 	// removed. The most devices of an account are left to logins. Stamp as in Admission.
 	Restore(ctx context.Context, gateway string, sessions []Session, p DevicePolicy) (stamp int64, displaced []Displaced, err error)
+	// NoteMissed notes what could not be pushed to a gateway, which learns of it when it renews its
+	// lease; from many nodes at once. What is noted for a gateway that does not ask is forgotten after a while.
+	NoteMissed(ctx context.Context, gateway string, channels, kicked []string) error
+	// Missed returns what was noted for the gateway and not yet forgotten, after forgetting what a Missed with this
+	// UpTo has told; 0 forgets nothing.
+	Missed(ctx context.Context, gateway string, told int64) (Missed, error)
 	// EndLease ends the gateway's lease at once: it has stopped.
 	EndLease(ctx context.Context, gateway string) error
 	// Ping reports whether the store answers.

@@ -25,6 +25,8 @@ type Sessions struct {
 	accounts map[storage.AccountKey]map[string]storage.Session // by device
 	leases   map[string]lease                                  // by gateway
 	logins   int                                               // since the last sweep
+	missed   map[string]*missed                                // by gateway
+	notes    int64                                             // of what was missed
 }
 
 // lease is a gateway's.
@@ -44,6 +46,7 @@ func NewSessions(o Options) *Sessions {
 		now:      o.Now,
 		accounts: make(map[storage.AccountKey]map[string]storage.Session),
 		leases:   make(map[string]lease),
+		missed:   make(map[string]*missed),
 	}
 }
 
@@ -131,6 +134,7 @@ func (s *Sessions) sweep() {
 	for gateway, l := range s.leases {
 		if !now.Before(l.end) {
 			delete(s.leases, gateway)
+			delete(s.missed, gateway) // should it come back, it has lost everything
 		}
 	}
 	for key, devices := range s.accounts {
@@ -230,6 +234,7 @@ func (s *Sessions) EndLease(ctx context.Context, gateway string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.leases, gateway)
+	delete(s.missed, gateway)
 	return nil
 }
 

@@ -5,6 +5,7 @@
 //	hermod:s:<len(app)>:<app>:<account>  hash: device → session (see encode); expires long after the last login or restore
 //	hermod:g:<gateway>                   the gateway's lease: exists while it runs; its value is the stamp,
 //	                                     how often something was stored under it
+//	hermod:m:<gateway>                   sorted set: what the gateway was not pushed (see missed.go), by the time
 //
 // Every change of a session is one script, so two logins or a login and a logout of one device
 // never overlap. Redis may lose all of it, or go back to an older state of itself (a restart from a
@@ -31,6 +32,7 @@ import (
 const (
 	sessionPrefix = "hermod:s:"
 	leasePrefix   = "hermod:g:"
+	missedPrefix  = "hermod:m:"
 
 	// defaultSessionTTL is what is left of an account of which nothing is heard. Gateways restore
 	// their live sessions more often than that.
@@ -377,7 +379,7 @@ func (s *Sessions) EndLease(ctx context.Context, gateway string) error {
 	if err != nil {
 		return err
 	}
-	if err := s.client.Del(ctx, leasePrefix+gateway).Err(); err != nil {
+	if err := s.client.Del(ctx, leasePrefix+gateway, missedPrefix+gateway).Err(); err != nil {
 		return fmt.Errorf("redis: end lease: %w", err)
 	}
 	s.mu.Lock()

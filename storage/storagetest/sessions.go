@@ -43,6 +43,8 @@ func Sessions(t *testing.T, setup func(t *testing.T) SessionsFactory) {
 		"LoginsOfOnePlatformRace":  testPlatformRace,
 		"LoginsAtTheLimitRace":     testLimitRace,
 		"Stamps":                   testStamps,
+		"Missed":                   testMissed,
+		"MissedTooMany":            testMissedTooMany,
 		"KeysAreUnambiguous":       testSessionKeys,
 		"FindMany":                 testFindMany,
 		"NodesSeeEachOther":        testTwoNodes,
