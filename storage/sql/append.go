@@ -324,7 +324,7 @@ func (s *Store) number(b *batch) (fresh []entry, err error) {
 					continue
 				}
 				e.Seq, e.MessageID, e.SendTime = was.seq, was.messageID, was.sendTime
-				e.Duplicate = was.messageID != e.tried
+				e.Duplicate, e.Members = was.messageID != e.tried, t.members.readers(was.seq)
 				continue
 			}
 		}

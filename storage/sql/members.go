@@ -14,6 +14,23 @@ import (
 type members struct {
 	version  int64
 	accounts []string // sorted
+	// joined is the joined_seq of each, lastJoined the largest; of a conversation of two nil and 0.
+	joined     []int64
+	lastJoined int64
+}
+
+// readers are those who may read the message at seq: a repeated send may be older than a member.
+func (m *members) readers(seq int64) []string {
+	if m.lastJoined < seq {
+		return m.accounts
+	}
+	var readers []string
+	for i, account := range m.accounts {
+		if m.joined[i] < seq {
+			readers = append(readers, account)
+		}
+	}
+	return readers
 }
 
 func (m *members) has(account string) bool {
@@ -46,12 +63,14 @@ func (s *Store) loadMembers(tx *gorm.DB, targets []*target) error {
 	}
 	for part := range slices.Chunk(ids, s.dialect.keys) {
 		err := s.query(tx, func(rows *stdsql.Rows) error {
-			var id int64
+			var id, joined int64
 			var account string
-			err := rows.Scan(&id, &account)
-			stale[id].accounts = append(stale[id].accounts, account)
+			err := rows.Scan(&id, &account, &joined)
+			m := stale[id]
+			m.accounts, m.joined = append(m.accounts, account), append(m.joined, joined)
+			m.lastJoined = max(m.lastJoined, joined)
 			return err
-		}, "SELECT conversation_id, account FROM members"+s.dialect.index("PRIMARY")+
+		}, "SELECT conversation_id, account, joined_seq FROM members"+s.dialect.index("PRIMARY")+
 			" WHERE conversation_id IN ("+marks(len(part))+") ORDER BY conversation_id, account", part...)
 		if err != nil {
 			return fmt.Errorf("read members: %w", err)
