@@ -191,6 +191,7 @@ func TestOutboxSurvivesRestart(t *testing.T) {
 		var first, second outcomes
 		keep := func(o *Options) { o.Outbox, o.Store = outbox, store }
 		alice := start(t, f, "alice", first.into, keep).online()
+		synctest.Wait() // with the first sync, which would bring the message back
 		f.intercept(func(l *fakeLink, p *wire.LogicPkt) bool {
 			if p.Command != wire.CmdUserTalk {
 				return false
