@@ -27,6 +27,11 @@ type deliveries struct {
 	runs []wire.Delivered
 	// mergeAt is the number of runs at which the oldest are merged; 0 is 2 * keptApart.
 	mergeAt int
+
+	// unread: the client's last request for a page of the index was for what it has not acknowledged,
+	// and read is the id up to which it has had that, while it goes on; 0 otherwise.
+	unread bool
+	read   int64
 }
 
 const (
@@ -41,6 +46,9 @@ const (
 
 // add notes what has just been queued.
 func (d *deliveries) add(runs []wire.Delivered, page bool) {
+	if page && d.unread {
+		d.read = runs[0].MessageID
+	}
 	for _, r := range runs {
 		if page {
 			r.MessageID = -r.MessageID
@@ -76,6 +84,17 @@ func (d *deliveries) merge() {
 	d.mergeAt = len(d.runs) + keptApart
 }
 
+// asksForPage notes a request for the page of the index above an id, and returns what a logic node
+// is told with it: whether the client goes on reading what it has not acknowledged.
+func (d *deliveries) asksForPage(after int64) []wire.Delivered {
+	d.arrived()
+	d.unread = after <= 0 || after == d.read
+	if after <= 0 || !d.unread {
+		return nil
+	}
+	return []wire.Delivered{{MessageID: after}}
+}
+
 // arrived notes that the client has asked for what comes after the pages so far, which it has by that.
 // Clients read their index one answer after the other.
 func (d *deliveries) arrived() {
@@ -84,8 +103,8 @@ func (d *deliveries) arrived() {
 	}
 }
 
-// list is what a logic node is told with an ack.
-func (d *deliveries) list() []wire.Delivered {
+// all is what a logic node is told with an ack.
+func (d *deliveries) all() []wire.Delivered {
 	out := slices.Clone(d.runs)
 	for i := range out {
 		out[i].MessageID = max(out[i].MessageID, 0)
@@ -118,11 +137,23 @@ func (s *session) deliver(payload []byte, runs []wire.Delivered, page bool) erro
 	if err := s.queue(payload); err != nil {
 		return err
 	}
+	s.list().add(runs, page)
+	return nil
+}
+
+// list is the session's list, for who holds mu.
+func (s *session) list() *deliveries {
 	if s.delivered == nil {
 		s.delivered = new(deliveries)
 	}
-	s.delivered.add(runs, page)
-	return nil
+	return s.delivered
+}
+
+// tidy gives back a list that says nothing, for who holds mu.
+func (s *session) tidy() {
+	if d := s.delivered; d != nil && len(d.runs) == 0 && d.read == 0 {
+		s.delivered = nil
+	}
 }
 
 // answer queues an answer to what the client has asked. What that holds of messages is in the
@@ -138,6 +169,8 @@ func (s *session) answer(p *wire.LogicPkt) error {
 	case p.Command == wire.CmdTalkAck:
 		s.acknowledged(runs)
 		runs = nil
+	case p.Command == wire.CmdOfflineIndex && len(runs) == 0:
+		s.readAll()
 	}
 	return s.deliver(encode(p), runs, p.Command == wire.CmdOfflineIndex)
 }
@@ -146,11 +179,19 @@ func (s *session) answer(p *wire.LogicPkt) error {
 func (s *session) acknowledged(acked []wire.Delivered) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.delivered == nil {
-		return
+	if s.delivered != nil {
+		s.delivered.forget(acked)
+		s.tidy()
 	}
-	if s.delivered.forget(acked); len(s.delivered.runs) == 0 {
-		s.delivered = nil
+}
+
+// readAll notes that the client has read its index.
+func (s *session) readAll() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.delivered != nil {
+		s.delivered.read = 0
+		s.tidy()
 	}
 }
 
@@ -168,18 +209,22 @@ func ownMessage(body []byte) []wire.Delivered {
 }
 
 // asks notes a request of the client and returns what a logic node is told with it.
-func (s *session) asks(cmd wire.Command) []wire.Delivered {
+func (s *session) asks(cmd wire.Command, body []byte) []wire.Delivered {
 	if !s.acks() {
 		return nil
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
+	case cmd == wire.CmdOfflineIndex:
+		var req pb.MessageIndexReq
+		_ = proto.Unmarshal(body, &req) // otherwise logic refuses it
+		return s.list().asksForPage(req.MessageId)
 	case s.delivered == nil:
-	case cmd == wire.CmdOfflineIndex || cmd == wire.CmdOfflineContent:
+	case cmd == wire.CmdOfflineContent:
 		s.delivered.arrived()
 	case cmd == wire.CmdTalkAck:
-		return s.delivered.list()
+		return s.delivered.all()
 	}
 	return nil
 }

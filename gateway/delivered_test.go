@@ -29,7 +29,7 @@ func oldSession() (*session, *fakeChannel) {
 
 func TestDeliveredInOrder(t *testing.T) {
 	s, ch := oldSession()
-	require.Nil(t, s.asks(wire.CmdTalkAck), "nothing was delivered")
+	require.Nil(t, s.asks(wire.CmdTalkAck, nil), "nothing was delivered")
 	require.NoError(t, s.push(wire.Pong))
 	require.Nil(t, s.delivered, "and nothing is allocated before")
 	require.NoError(t, s.deliver([]byte("a"), runOf(7, 1, 30), false))
@@ -43,25 +43,56 @@ func TestDeliveredInOrder(t *testing.T) {
 	onTheWay := slices.Clone(page)
 	onTheWay[0].MessageID, onTheWay[1].MessageID = 0, 0
 	want := slices.Concat(runOf(7, 1, 30), runOf(9, 1, 20), onTheWay, runOf(9, 2, 32))
-	require.Equal(t, want, s.asks(wire.CmdTalkAck), "what could not be queued is not in it")
+	require.Equal(t, want, s.asks(wire.CmdTalkAck, nil), "what could not be queued is not in it")
 	for _, cmd := range []wire.Command{wire.CmdUserTalk, wire.CmdSync, wire.CmdSignOut} {
-		require.Nil(t, s.asks(cmd))
+		require.Nil(t, s.asks(cmd, nil))
 	}
-	require.Equal(t, want, s.asks(wire.CmdTalkAck), "an ack that was not answered changes nothing")
+	require.Equal(t, want, s.asks(wire.CmdTalkAck, nil), "an ack that was not answered changes nothing")
 	for _, cmd := range []wire.Command{wire.CmdOfflineIndex, wire.CmdOfflineContent} {
 		copy(s.delivered.runs[2:], []wire.Delivered{
 			{Conversation: 7, From: 1, To: 2, MessageID: -31}, {Conversation: 8, From: 5, To: 9, MessageID: -31},
 		})
-		require.Nil(t, s.asks(cmd))
+		require.Nil(t, s.asks(cmd, nil))
 		want = slices.Concat(runOf(7, 1, 30), runOf(9, 1, 20), page, runOf(9, 2, 32))
-		require.Equal(t, want, s.asks(wire.CmdTalkAck), "who asks on has the page")
+		require.Equal(t, want, s.asks(wire.CmdTalkAck, nil), "who asks on has the page")
 	}
 
 	s.acknowledged([]wire.Delivered{{Conversation: 7, To: 1}, {Conversation: 9, To: 1}})
-	require.Equal(t, slices.Concat(page, runOf(9, 2, 32)), s.asks(wire.CmdTalkAck))
+	require.Equal(t, slices.Concat(page, runOf(9, 2, 32)), s.asks(wire.CmdTalkAck, nil))
 	s.acknowledged([]wire.Delivered{{Conversation: 7, To: 2}, {Conversation: 8, To: 9}, {Conversation: 9, To: 2}})
 	require.Nil(t, s.delivered)
 	s.acknowledged(nil)
+}
+
+// A client that reads its index from 0 goes on reading what it has not acknowledged; one that asks
+// above an id gets everything above it.
+func TestReadingTheIndex(t *testing.T) {
+	s, _ := oldSession()
+	asks := func(after int64) []wire.Delivered {
+		body, err := proto.Marshal(&pb.MessageIndexReq{MessageId: after})
+		require.NoError(t, err)
+		return s.asks(wire.CmdOfflineIndex, body)
+	}
+	answer := func(runs ...wire.Delivered) {
+		p := &wire.LogicPkt{Header: wire.Header{Command: wire.CmdOfflineIndex, Flag: wire.FlagResponse}}
+		p.Delivered = runs
+		require.NoError(t, s.answer(p))
+	}
+	goesOn := func(id int64) []wire.Delivered { return []wire.Delivered{{MessageID: id}} }
+
+	require.Nil(t, asks(0))
+	answer(runOf(7, 1, 30)...)
+	require.Equal(t, goesOn(30), asks(30))
+	require.Equal(t, goesOn(30), asks(30), "again, after an error")
+	answer(runOf(7, 2, 40)...)
+	s.acknowledged([]wire.Delivered{{Conversation: 7, To: 2}})
+	require.Equal(t, goesOn(40), asks(40), "though all of it is acknowledged")
+	answer()
+	require.Nil(t, s.delivered, "which is the end")
+	require.Nil(t, asks(40))
+	answer(runOf(7, 3, 50)...)
+	require.Nil(t, asks(50), "began above an id")
+	require.Nil(t, s.asks(wire.CmdOfflineIndex, []byte{0xff}))
 }
 
 // A client that keeps cursors pays nothing, and nothing is noted of it.
@@ -71,7 +102,7 @@ func TestDeliveredToAClientThatSyncs(t *testing.T) {
 	s.features = wire.FeatureSync
 	payload, runs := []byte("a"), runOf(7, 1, 30)
 	require.Zero(t, testing.AllocsPerRun(100, func() {
-		if s.deliver(payload, runs, false) != nil || s.asks(wire.CmdTalkAck) != nil {
+		if s.deliver(payload, runs, false) != nil || s.asks(wire.CmdTalkAck, nil) != nil {
 			t.Fatal("noted")
 		}
 	}))
@@ -90,7 +121,7 @@ func TestDeliveredDuringTheLogin(t *testing.T) {
 	require.NoError(t, s.begin([]byte("welcome")))
 	require.NoError(t, s.deliver(nil, runOf(8, 1, 901), false))
 	require.Len(t, ch.pushed, maxHeld+2)
-	list := s.asks(wire.CmdTalkAck)
+	list := s.asks(wire.CmdTalkAck, nil)
 	require.Len(t, list, maxHeld+1)
 	require.EqualValues(t, 7, list[maxHeld-1].Conversation)
 	require.EqualValues(t, 901, list[maxHeld].MessageID)
@@ -113,7 +144,7 @@ func TestDeliveredConcurrently(t *testing.T) {
 	for _, p := range ch.pushed[keptApart:] {
 		queued = append(queued, string(p))
 	}
-	list := s.asks(wire.CmdTalkAck)
+	list := s.asks(wire.CmdTalkAck, nil)
 	for _, r := range list[len(list)-keptApart:] {
 		noted = append(noted, fmt.Sprint(r.MessageID))
 	}
@@ -197,7 +228,7 @@ func TestMergingKeepsEverything(t *testing.T) {
 		}
 		d.arrived()
 		got := map[place]bool{}
-		for _, r := range d.list() {
+		for _, r := range d.all() {
 			for seq := r.From; seq <= r.To; seq++ {
 				got[place{r.Conversation, seq}] = true
 			}

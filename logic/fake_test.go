@@ -100,8 +100,8 @@ func (s *fakeStore) committed() (out []string) {
 	return out
 }
 
-func (s *fakeStore) Index(_ context.Context, app, account string, after int64, limit int) ([]storage.IndexEntry, error) {
-	return s.entries, s.note("index %s %s %d %d", app, account, after, limit)
+func (s *fakeStore) Index(_ context.Context, app, account string, after int64, acknowledged bool, limit int) ([]storage.IndexEntry, error) {
+	return s.entries, s.note("index %s %s %d %v %d", app, account, after, acknowledged, limit)
 }
 
 func (s *fakeStore) Content(_ context.Context, app, account string, ids []int64) ([]storage.Message, error) {

@@ -36,9 +36,12 @@ func (o *offline) ack(ctx context.Context, c *Context, req *pb.MessageAckReq) (p
 	return nil, err
 }
 
+// index answers with a page of the index: of what is not acknowledged, from the beginning or, where
+// the gateway says that the client goes on reading that; or of everything above an id.
 func (o *offline) index(ctx context.Context, c *Context, req *pb.MessageIndexReq) (proto.Message, error) {
 	who := c.Account()
-	entries, err := o.messages.Index(ctx, who.App, who.Account, req.MessageId, o.indexPage)
+	goesOn := len(c.Packet.Delivered) > 0
+	entries, err := o.messages.Index(ctx, who.App, who.Account, req.MessageId, req.MessageId > 0 && !goesOn, o.indexPage)
 	if err != nil {
 		return nil, err
 	}

@@ -28,7 +28,13 @@ func TestOfflineIndex(t *testing.T) {
 	require.Equal(t, []wire.Delivered{
 		{Conversation: 7, From: 1, To: 2, MessageID: 4}, {Conversation: 9, From: 1, To: 2, MessageID: 4},
 	}, p.Delivered, "for the gateway: the page's last message")
-	require.Equal(t, []string{"index demo alice 5 100"}, f.store.calls())
+	h := asClient("alice", wire.CmdOfflineIndex)
+	f.succeeds(h, &pb.MessageIndexReq{}, nil)
+	h.Delivered = []wire.Delivered{{MessageID: 4}}
+	f.succeeds(h, &pb.MessageIndexReq{MessageId: 4}, nil)
+	require.Equal(t, []string{
+		"index demo alice 5 true 100", "index demo alice 0 false 100", "index demo alice 4 false 100",
+	}, f.store.calls(), "above an id, since the acks, and on from there")
 	want := &pb.MessageIndexResp{Indexes: []*pb.MessageIndex{
 		{MessageId: 1, SendTime: 11, AccountB: "bob", Seq: 1, Conversation: "7"},
 		{MessageId: 2, SendTime: 12, AccountB: "bob", Seq: 2, Conversation: "7", Direction: 1},

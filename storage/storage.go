@@ -203,9 +203,9 @@ type Messages interface {
 	// A conversation of two is created with its first message.
 	// Seqs are gapless from 1 and message ids grow with them, whoever else appends (I2).
 	Append(ctx context.Context, drafts []*Draft) error
-	// Index returns, by message id, what the account may read with an id above after; after 0 means
-	// what it has not acknowledged. At most limit entries.
-	Index(ctx context.Context, app, account string, after int64, limit int) ([]IndexEntry, error)
+	// Index returns, by message id, what the account may read with an id above after, at most limit
+	// entries: what it has not acknowledged, or with acknowledged all of it.
+	Index(ctx context.Context, app, account string, after int64, acknowledged bool, limit int) ([]IndexEntry, error)
 	// Content returns the messages with these ids that the account may read, in the order asked
 	// for; others are left out.
 	Content(ctx context.Context, app, account string, ids []int64) ([]Message, error)

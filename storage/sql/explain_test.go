@@ -211,11 +211,13 @@ func exercise(t *testing.T, s *Store, group string) {
 	require.NoError(t, err)
 	_, err = s.History(ctx, "app", "alice", storage.Range{Conversation: first.Conversation, BeforeSeq: 5, Limit: 50})
 	require.NoError(t, err)
-	entries, err := s.Index(ctx, "app", "alice", 0, 200)
+	entries, err := s.Index(ctx, "app", "alice", 0, false, 200)
 	require.NoError(t, err)
 	last := entries[len(entries)-1].ID
-	_, err = s.Index(ctx, "app", "alice", last, 200)
-	require.NoError(t, err)
+	for _, acknowledged := range []bool{false, true} {
+		_, err = s.Index(ctx, "app", "alice", last, acknowledged, 200)
+		require.NoError(t, err)
+	}
 	_, err = s.Content(ctx, "app", "alice", []int64{entries[0].ID, last})
 	require.NoError(t, err)
 	var runs []storage.Run

@@ -14,21 +14,18 @@ import (
 
 // Index implements storage.Messages: the unread spans of the account's conversations, merged by
 // message id.
-func (s *Store) Index(ctx context.Context, app, account string, after int64, limit int) ([]storage.IndexEntry, error) {
+func (s *Store) Index(ctx context.Context, app, account string, after int64, acknowledged bool, limit int) ([]storage.IndexEntry, error) {
 	db := s.reader.WithContext(ctx)
-	var list []membership
-	var starts []int64
-	var err error
-	if after <= 0 {
-		if list, err = s.memberships(db, app, account, "m.ack_seq", "c.last_seq > m.ack_seq"); err == nil {
-			for _, m := range list {
-				starts = append(starts, max(m.ackSeq, m.joinedSeq))
-			}
-		}
-	} else if list, err = s.memberships(db, app, account, "0", "c.last_message_id > ?", after); err == nil {
-		for _, m := range list {
-			starts = append(starts, m.joinedSeq)
-		}
+	ack, news := "m.ack_seq", "c.last_seq > m.ack_seq AND c.last_message_id > ?"
+	if acknowledged {
+		ack, news = "0", "c.last_message_id > ?"
+	}
+	list, err := s.memberships(db, app, account, ack, news, after)
+	starts := make([]int64, len(list))
+	for i, m := range list {
+		starts[i] = max(m.ackSeq, m.joinedSeq)
+	}
+	if err == nil && after > 0 {
 		starts, err = s.seqsUpTo(db, list, starts, after)
 	}
 	if err != nil {

@@ -73,7 +73,7 @@ func TestAnswersAreAsOfTheirFirstStatement(t *testing.T) {
 		require.Equal(t, []int64{6, 7, 8}, seqs(page.Messages))
 
 		between(s, 1, func() { say("dave", "eve", 1) })
-		entries, err := s.Index(ctx, "app", "eve", 0, 100)
+		entries, err := s.Index(ctx, "app", "eve", 0, false, 100)
 		require.NoError(t, err)
 		require.Len(t, entries, 9)
 	})

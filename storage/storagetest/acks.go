@@ -111,6 +111,36 @@ func testAckPushes(t *testing.T, open MessagesFactory) {
 	require.Equal(t, draftIDs(next), unread(t, s, "alice"))
 }
 
+// A message that was left unacknowledged for long does not make the index repeat what came after it,
+// on no page.
+func testIndexOfGaps(t *testing.T, open MessagesFactory) {
+	s := open(t, nodeIDs(t, 1))
+	lost := talk(t, s, "bob", "alice", 1)
+	many := talk(t, s, "carol", "alice", 30)
+	behind := talk(t, s, "bob", "alice", 1)
+	id := group(t, s, "carol", "dave")
+	put(t, s, groupDraft("carol", id, "before alice joined"))
+	_, err := s.Join(t.Context(), "app", id, "alice", storage.GroupLimits{})
+	require.NoError(t, err)
+	after := put(t, s, groupDraft("carol", id, "after"), draft("dave", "alice", "after"))
+	ack(t, s, "alice", behind[0], append(page(many...), push(behind[0]))...)
+
+	want := draftIDs(slices.Concat(lost, behind, after))
+	require.Equal(t, want, unread(t, s, "alice"))
+	for i, last := range want {
+		entries, err := s.Index(t.Context(), "app", "alice", last, false, 10)
+		require.NoError(t, err)
+		got := []int64{}
+		for _, e := range entries {
+			got = append(got, e.ID)
+		}
+		require.Equal(t, want[i+1:], got)
+	}
+	entries, err := s.Index(t.Context(), "app", "alice", 0, true, 100)
+	require.NoError(t, err)
+	require.Len(t, entries, 34, "all that it may read")
+}
+
 // What an ack proves when a message was sent more than once, or may have been known before.
 func testAckProves(t *testing.T, open MessagesFactory) {
 	for name, test := range map[string]struct {
@@ -126,7 +156,9 @@ func testAckProves(t *testing.T, open MessagesFactory) {
 			func(a, b, c *storage.Draft) []*storage.Draft { return nil },
 		},
 		"a push that such a page had brought": {
-			func(a, b, c *storage.Draft) []storage.Run { return append(unproven(page(c)), push(a), push(c), push(b)) },
+			func(a, b, c *storage.Draft) []storage.Run {
+				return append(unproven(page(c)), push(a), push(c), push(b))
+			},
 			func(a, b, c *storage.Draft) []*storage.Draft { return []*storage.Draft{a, b, c} },
 		},
 		"a push that had been pushed before": {

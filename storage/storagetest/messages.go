@@ -65,6 +65,7 @@ func Messages(t *testing.T, setup func(t *testing.T) MessagesFactory) {
 		"Index":                  testIndex,
 		"IndexPages":             testIndexPages,
 		"IndexMerges":            testIndexMerges,
+		"IndexOfGaps":            testIndexOfGaps,
 		"AckIndex":               testAckIndex,
 		"AckPushes":              testAckPushes,
 		"AckProves":              testAckProves,
@@ -174,7 +175,7 @@ func ids(messages []storage.Message) []int64 {
 
 func indexIDs(t testing.TB, s MessageStore, account string, after int64, limit int) []int64 {
 	t.Helper()
-	entries, err := s.Index(t.Context(), "app", account, after, limit)
+	entries, err := s.Index(t.Context(), "app", account, after, after > 0, limit)
 	require.NoError(t, err)
 	out := make([]int64, len(entries))
 	for i, e := range entries {
@@ -512,7 +513,7 @@ func testTenants(t *testing.T, open MessagesFactory) {
 	require.Equal(t, []int64{theirs.MessageID}, ids(content))
 	_, err = s.Ack(ctx, "other", "alice", mine.MessageID, []storage.Run{push(mine)})
 	require.ErrorIs(t, err, storage.ErrNoMessage)
-	entries, err := s.Index(ctx, "other", "bob", 0, 9)
+	entries, err := s.Index(ctx, "other", "bob", 0, false, 9)
 	require.NoError(t, err)
 	require.Len(t, entries, 1)
 	news, err := s.Sync(ctx, "other", "bob", storage.SyncQuery{Limit: 9})
@@ -863,7 +864,7 @@ func testIndex(t *testing.T, open MessagesFactory) {
 	require.Empty(t, indexIDs(t, s, "alice", 0, 10))
 	id := group(t, s, "alice", "bob")
 	said := put(t, s, draft("alice", "bob", "1"), groupDraft("bob", id, "2"), draft("bob", "alice", "3"), draft("alice", "carol", "4"))
-	entries, err := s.Index(ctx, "app", "alice", 0, 10)
+	entries, err := s.Index(ctx, "app", "alice", 0, false, 10)
 	require.NoError(t, err)
 	require.Len(t, entries, 4, "one's own messages too")
 	for i, e := range entries {
