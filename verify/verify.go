@@ -266,6 +266,16 @@ func (r *Run) openDevice(d *device) {
 	d.opened.Store(true)
 }
 
+// GoesOn waits until so many more messages were answered: the cluster works, or works again.
+func (r *Run) GoesOn(ctx context.Context, messages int) error {
+	for goal := r.oracle.Acked() + int64(messages); r.oracle.Acked() < goal; pause(ctx, pollWait) {
+		if err := errors.Join(ctx.Err(), r.ctx.Err()); err != nil {
+			return fmt.Errorf("verify: %d more messages were not answered: %w", messages, err)
+		}
+	}
+	return nil
+}
+
 // stop ends everything that runs.
 func (r *Run) stop() {
 	r.cancel()

@@ -51,8 +51,8 @@ func TestNoFaults(t *testing.T) {
 		Seed:    7, Log: t.Logf,
 	})
 	require.NoError(t, err)
-	time.Sleep(4 * time.Second)
 	r.Begin("nothing")
+	require.NoError(t, r.GoesOn(t.Context(), 800))
 	r.Healed()
 	row, err := r.Settle(t.Context())
 	require.NoError(t, err)

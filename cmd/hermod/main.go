@@ -24,6 +24,7 @@ func main() {
 		tokenCommand(),
 		chatCommand(),
 		benchCommand(),
+		verifyCommand(),
 		migrateCommand(),
 		configCommand(),
 		healthcheckCommand(),

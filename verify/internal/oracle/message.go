@@ -68,6 +68,7 @@ func (o *Oracle) Answered(n int, id, seq int64, conversation string, d *Device) 
 	if s.outcome != answered {
 		o.conclude(s, answered)
 		o.counts.Acked++
+		o.acked++
 	}
 	o.bind(s.topic, conversation)
 	if !o.place(s.topic, seq, n, id, "was answered") || d == nil {

@@ -30,6 +30,7 @@ type Oracle struct {
 
 	counts   Counts
 	examples []string
+	acked    int64 // ever
 }
 
 // Counts are what was seen since the last Take. The troubles are explained where they are counted.
@@ -236,6 +237,13 @@ func (o *Oracle) Repeated() {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.counts.Repeated++
+}
+
+// Acked is how many sends were answered with success, ever.
+func (o *Oracle) Acked() int64 {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.acked
 }
 
 // Error notes a final outcome that is one, other than of a send.
