@@ -114,6 +114,94 @@ func TestMaxDevices(t *testing.T) {
 	require.Len(t, f.links.pushes(), 2)
 }
 
+// kicks are the KickoutNotifys that were pushed, by channel.
+func (f *fixture) kicks() map[string]*pb.KickoutNotify {
+	f.t.Helper()
+	out := map[string]*pb.KickoutNotify{}
+	for _, p := range f.links.pushes() {
+		if p.Command == wire.CmdSignIn {
+			m := new(pb.KickoutNotify)
+			require.NoError(f.t, proto.Unmarshal(p.Body, m))
+			require.Equal(f.t, []string{m.ChannelId}, p.Channels)
+			require.NotContains(f.t, out, m.ChannelId)
+			out[m.ChannelId] = m
+		}
+	}
+	return out
+}
+
+// Whoever gives way is told why, and to whom.
+func TestKickoutsSayWhy(t *testing.T) {
+	f := start(t, func(c *Config) { c.Devices = storage.DevicePolicy{PerPlatform: true, Max: 2} })
+	f.lease("gateway-1")
+	for i, login := range []struct {
+		device string
+		req    *pb.LoginReq
+		kicked string // channel
+		reason string
+	}{
+		{"phone", &pb.LoginReq{Platform: "ios"}, "", ""},
+		{"phone", &pb.LoginReq{Platform: "ios", Instance: "run", Attempt: 1}, "c0", "device"},
+		{"phone", &pb.LoginReq{Platform: "ios", Instance: "run", Attempt: 2}, "c1", "reconnected"},
+		{"tablet", &pb.LoginReq{Platform: "ios"}, "c2", "platform"},
+		{"laptop", &pb.LoginReq{Platform: "web"}, "", ""},
+		{"", &pb.LoginReq{}, "c3", "limit"},
+	} {
+		before := len(f.kicks())
+		f.succeeds(signIn("alice", login.device, fmt.Sprint("c", i)), login.req, nil)
+		kicks := f.kicks()
+		if login.kicked == "" {
+			require.Len(t, kicks, before)
+			continue
+		}
+		require.Len(t, kicks, before+1)
+		want := &pb.KickoutNotify{ChannelId: login.kicked, Reason: login.reason, Device: login.device, Platform: login.req.Platform}
+		require.True(t, proto.Equal(want, kicks[login.kicked]), "%v", kicks[login.kicked])
+		require.EqualValues(t, 1, f.counter("displaced_total", login.reason))
+	}
+	require.EqualValues(t, 6, f.counter("logins_total", "admitted"))
+}
+
+// A login that conflicts is refused; the gateway of the session in its way is asked whether it is still there.
+func TestSignInConflicts(t *testing.T) {
+	f := start(t, func(c *Config) {
+		c.Devices = storage.DevicePolicy{PerPlatform: true, Refuse: true, Max: 1, RefuseBeyondMax: true}
+	})
+	f.lease("gateway-1", "gateway-2")
+	_, err := f.sessions.Login(t.Context(), storage.Session{
+		App: "demo", Account: "alice", Device: "phone", Platform: "ios", Channel: "old", Gateway: "gateway-2",
+	}, storage.DevicePolicy{})
+	require.NoError(t, err)
+	for i, platform := range []string{"ios", "web"} {
+		message := f.fails(signIn("alice", "tablet", "c1"), &pb.LoginReq{Platform: platform}, wire.StatusConflict)
+		require.Contains(t, message, "another device")
+		pushes := f.links.pushes()
+		require.Len(t, pushes, i+1)
+		require.Equal(t, "gateway-2", pushes[i].gateway)
+		require.Equal(t, wire.CmdSessionEnd, pushes[i].Command)
+		require.Empty(t, pushes[i].Channels, "it is for the gateway; one of the release before does nothing")
+		var asked pb.SessionEndReq
+		require.NoError(t, proto.Unmarshal(pushes[i].Body, &asked))
+		require.Len(t, asked.Sessions, 1)
+		want := &pb.Session{App: "demo", Account: "alice", Device: "phone", Channel: "old"}
+		require.True(t, proto.Equal(want, asked.Sessions[0]), "%v", &asked)
+	}
+	require.Equal(t, []string{"old"}, f.found("alice"))
+	require.EqualValues(t, 2, f.counter("logins_total", "conflict"))
+	f.idle()
+}
+
+// A login that was delayed in a stopped node changes nothing: its client has a newer connection.
+func TestLateSignIn(t *testing.T) {
+	f := start(t, nil)
+	f.lease("gateway-1")
+	f.succeeds(signIn("alice", "phone", "newer"), &pb.LoginReq{Instance: "run", Attempt: 8}, nil)
+	f.fails(signIn("alice", "phone", "late"), &pb.LoginReq{Instance: "run", Attempt: 7}, wire.StatusConflict)
+	require.Empty(t, f.links.pushes())
+	require.Equal(t, []string{"newer"}, f.found("alice"))
+	require.EqualValues(t, 1, f.counter("logins_total", "superseded"))
+}
+
 func TestSignInNeedsTheSessionStore(t *testing.T) {
 	f := start(t, nil)
 	f.sessions.setDown(true)
@@ -131,7 +219,10 @@ func TestLease(t *testing.T) {
 	f.succeeds(ask(wire.CmdSessionRenew), &pb.LeaseRenewReq{Gateway: "forged", LeaseMs: 60_000}, &renewed)
 	require.False(t, renewed.Lost)
 
-	alice := &pb.Session{App: "demo", Account: "alice", Device: "phone", Platform: "ios", Channel: "c1", Features: uint32(syncs), LoginAt: 100}
+	alice := &pb.Session{
+		App: "demo", Account: "alice", Device: "phone", Platform: "ios", Channel: "c1", Features: uint32(syncs), LoginAt: 100,
+		Instance: "run", Attempt: 7,
+	}
 	var restored pb.SessionRestoreResp
 	f.succeeds(ask(wire.CmdSessionRestore), &pb.SessionRestoreReq{Gateway: "forged", Sessions: []*pb.Session{alice}}, &restored)
 	require.Empty(t, restored.Displaced)
@@ -139,11 +230,28 @@ func TestLease(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, []storage.Session{{
 		App: "demo", Account: "alice", Device: "phone", Platform: "ios", Channel: "c1", Gateway: "gateway-1", Features: syncs, LoginAt: 100,
+		Instance: "run", Attempt: 7,
 	}}, list[0])
+	require.EqualValues(t, 1, restored.Stamp)
+	f.succeeds(ask(wire.CmdSessionRenew), &pb.LeaseRenewReq{LeaseMs: 60_000, Stamp: 2}, &renewed)
+	require.True(t, renewed.Lost, "the store is behind what the gateway has seen")
 	older := proto.Clone(alice).(*pb.Session)
-	older.Channel, older.LoginAt = "c0", 50
+	older.Channel, older.Attempt, older.LoginAt = "c0", 6, 150
 	f.succeeds(ask(wire.CmdSessionRestore), &pb.SessionRestoreReq{Sessions: []*pb.Session{older}}, &restored)
 	require.Equal(t, []string{"c0"}, restored.Displaced)
+	want := &pb.KickoutNotify{ChannelId: "c0", Reason: "reconnected", Device: "phone", Platform: "ios"}
+	require.True(t, proto.Equal(want, f.kicks()["c0"]), "%v", f.kicks())
+
+	// What the store had instead of it, at another gateway, is not this one's to close.
+	f.lease("gateway-2")
+	_, err = f.sessions.Login(t.Context(), storage.Session{App: "demo", Account: "bob", Channel: "b1", Gateway: "gateway-2", LoginAt: 1}, storage.DevicePolicy{})
+	require.NoError(t, err)
+	bob := &pb.Session{App: "demo", Account: "bob", Channel: "b2", LoginAt: 2}
+	restored.Reset()
+	f.succeeds(ask(wire.CmdSessionRestore), &pb.SessionRestoreReq{Sessions: []*pb.Session{bob}}, &restored)
+	require.Empty(t, restored.Displaced)
+	require.Contains(t, f.kicks(), "b1")
+	require.Equal(t, []string{"b2"}, f.found("bob"))
 
 	f.succeeds(ask(wire.CmdSessionEnd), &pb.SessionEndReq{Sessions: []*pb.Session{older}}, nil)
 	require.Equal(t, []string{"c1"}, f.found("alice"), "the late end of an older channel removes nothing (I6)")

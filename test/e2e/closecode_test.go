@@ -1,18 +1,22 @@
 package e2e
 
 import (
+	"bytes"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
+	"fmt"
+	"io"
 	"math/big"
 	"net"
 	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -82,6 +86,52 @@ func TestSlowConsumer(t *testing.T) {
 		quick.must(wire.CmdHistory, "", &pb.HistoryReq{Peer: "alice", Limit: 1}, &page)
 		require.Equal(t, last, page.Messages[0].Body)
 	}
+}
+
+// A client that asks without end, whether it reads the answers or not, is slowed down by itself, and
+// holds nobody up (I5): others on the same gateway talk as ever.
+func TestFlood(t *testing.T) {
+	if testing.Short() {
+		t.Skip("-short: builds and runs the binary")
+	}
+	s := startStandalone(t)
+	secret, err := s.Secret()
+	require.NoError(t, err)
+	talk := (&wire.LogicPkt{Header: wire.Header{Command: wire.CmdUserTalk, Sequence: 7, Dest: "nobody"}}).Append(nil)
+	var flood sync.WaitGroup
+	t.Cleanup(flood.Wait)
+	for i, url := range []string{s.WS, s.TCP, s.WS, s.TCP} {
+		c := dialRawURL(t, url)
+		if i >= 2 { // these do not read
+			require.NoError(t, c.Conn.(*net.TCPConn).SetReadBuffer(64<<10))
+		}
+		c.signIn(issue(t, secret, "default", fmt.Sprint("flood-", i)))
+		frames := bytes.Repeat(c.frame(im.OpBinary, talk), 100)
+		flood.Go(func() {
+			for err := error(nil); err == nil; { // until it is closed, or the test ends
+				_, err = c.Conn.Write(frames)
+			}
+		})
+		if i < 2 {
+			flood.Go(func() { _, _ = io.Copy(io.Discard, c.Conn) })
+		}
+	}
+	limited := func() float64 { return metric(t, "hermod_gateway_limited_total", `"connection_rate"`, s.Node) }
+	closed := func() float64 {
+		return metric(t, "hermod_gateway_connections_closed_total", `"slow_consumer"`, s.Node)
+	}
+	alice := newUser(t, s.WS, issue(t, secret, "default", "alice"), legacy())
+	bob := newUser(t, s.TCP, issue(t, secret, "default", "bob"), legacy())
+	next := time.NewTicker(3 * pace) // people have a rate too
+	defer next.Stop()
+	for n := 0; n < 50 || closed() < 2; n++ {
+		alice.say("bob", fmt.Sprint(n))
+		bob.hears(wire.CmdUserTalk, "bob", "alice", fmt.Sprint(n))
+		<-next.C
+	}
+	require.Greater(t, limited(), 1000.0)
+	forwarded := metric(t, "hermod_gateway_forwarded_total", "", s.Node)
+	require.Less(t, forwarded, limited()/2, "what is too much reaches no logic node")
 }
 
 // A gateway that is full says so with 300 and 1013, and takes clients again when one has gone.

@@ -41,6 +41,29 @@ func testRedisEmptied(t *testing.T, c *site) {
 	bob.hears(wire.CmdUserTalk, bob.account, alice.account, "are you there?")
 }
 
+// Redis restarted from a snapshot has the leases and not the sessions of who came since. The leases alone
+// said that all was well, and those clients got no pushes until they came back.
+func testRedisGoesBack(t *testing.T, c *site) {
+	alice := c.user(t, c.GatewayURLs[0], "back-alice", modern("d"))
+	require.NoError(t, redisCommand(t, c.Redis.Addr, "SAVE"))
+	bob := c.user(t, c.GatewayURLs[0], "back-bob", modern("d"))
+	carol := c.user(t, c.GatewayTCPURLs[0], "back-carol", legacy())
+	require.NoError(t, c.Redis.Kill())
+	require.NoError(t, c.Redis.Restart(within(t)))
+
+	begin := time.Now()
+	eventually(t, wait, "the session is stored again", func() bool {
+		found := c.found(t, bob.account)
+		return len(found) == 1 && found[0].Channel == bob.channel
+	})
+	require.Less(t, time.Since(begin), lease)
+	alice.hinted()
+	bob.hinted()
+	carol.closed(im.ReasonSyncNeeded)
+	alice.say(bob.account, "are you there?")
+	bob.hears(wire.CmdUserTalk, bob.account, alice.account, "are you there?")
+}
+
 // hinted takes the next push, which must be sync.hint.
 func (u *user) hinted() {
 	u.t.Helper()

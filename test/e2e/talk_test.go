@@ -197,7 +197,9 @@ func testKick(t *testing.T, c *site) {
 
 		var notify pb.KickoutNotify
 		first.pushed(wire.CmdSignIn, &notify)
-		require.Equal(t, first.channel, notify.ChannelId)
+		require.True(t, proto.Equal(&pb.KickoutNotify{
+			ChannelId: first.channel, Reason: "device", Device: k.login.Device, Platform: k.login.Platform,
+		}, &notify), "%v", &notify)
 		first.closed(im.ReasonDisplaced)
 
 		bob := c.user(t, c.GatewayTCPURLs[0], fmt.Sprintf("kick-bob-%d", i), legacy())
