@@ -96,7 +96,11 @@ func serve[S Service](c *cluster, env *Env, s S) *node[S] {
 
 func (c *cluster) gateway(name string) *node[*Gateway] {
 	c.t.Helper()
-	env := c.env()
+	return c.gatewayOf(name, c.env())
+}
+
+func (c *cluster) gatewayOf(name string, env *Env) *node[*Gateway] {
+	c.t.Helper()
 	g, err := NewGateway(c.config(name), env)
 	require.NoError(c.t, err)
 	return serve(c, env, g)

@@ -18,11 +18,12 @@ import (
 // apps are pairs of the SDK's clients, in each of which one sends to the other, message after message,
 // until the test ends it.
 type apps struct {
-	t     *testing.T
-	pairs []*talkers
-	stop  context.CancelFunc // of the clients
-	quit  chan struct{}      // no message more
-	wg    sync.WaitGroup
+	t       *testing.T
+	pairs   []*talkers
+	stop    context.CancelFunc // of the clients
+	quit    chan struct{}      // no message more
+	clients sync.WaitGroup
+	senders sync.WaitGroup
 }
 
 // talkers are a pair.
@@ -48,35 +49,41 @@ func (p *talkers) seen() []error {
 	return p.trouble[:len(p.trouble):len(p.trouble)]
 }
 
-// startApps runs pairs of clients, which find their gateways through the router.
-func startApps(t *testing.T, router string, pairs int) *apps {
+// byRouter has all clients find their gateways through the router.
+func byRouter(url string) func(int, *client.Options) {
+	return func(_ int, o *client.Options) { o.Router = url }
+}
+
+// startApps runs pairs of clients; where says how the i-th client finds its gateway.
+func startApps(t *testing.T, pairs int, where func(i int, o *client.Options)) *apps {
 	ctx, stop := context.WithCancel(context.Background())
 	a := &apps{t: t, stop: stop, quit: make(chan struct{})}
 	for i := range pairs {
 		p := &talkers{}
-		p.from = a.client(ctx, p, router, fmt.Sprint("from-", i))
-		p.to = a.client(ctx, p, router, fmt.Sprint("to-", i))
+		p.from = a.client(ctx, p, fmt.Sprint("from-", i), func(o *client.Options) { where(2*i, o) })
+		p.to = a.client(ctx, p, fmt.Sprint("to-", i), func(o *client.Options) { where(2*i+1, o) })
 		a.pairs = append(a.pairs, p)
 	}
 	t.Cleanup(func() {
 		stop()
-		a.wg.Wait()
+		a.senders.Wait()
+		a.clients.Wait()
 	})
 	online, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	for i, p := range a.pairs {
 		require.NoError(t, p.from.Online(online))
 		require.NoError(t, p.to.Online(online))
-		a.wg.Go(func() { a.talk(ctx, p, fmt.Sprint("to-", i)) })
+		a.senders.Go(func() { a.talk(ctx, p, fmt.Sprint("to-", i)) })
 	}
 	return a
 }
 
-func (a *apps) client(ctx context.Context, p *talkers, router, account string) *client.Client {
+func (a *apps) client(ctx context.Context, p *talkers, account string, where func(*client.Options)) *client.Client {
 	tk, err := token.Issue([]byte(secret), token.Claims{Account: account, App: "default", Expires: time.Now().Add(time.Hour)})
 	require.NoError(a.t, err)
-	c, err := client.New(client.Options{
-		Router: router, Token: client.StaticToken(tk), Device: "phone",
+	o := client.Options{
+		Token: client.StaticToken(tk), Device: "phone",
 		OnMessage: func(m client.Message) {
 			p.mu.Lock()
 			p.received = append(p.received, m.Body)
@@ -89,9 +96,11 @@ func (a *apps) client(ctx context.Context, p *talkers, router, account string) *
 				p.mu.Unlock()
 			}
 		},
-	})
+	}
+	where(&o)
+	c, err := client.New(o)
 	require.NoError(a.t, err)
-	a.wg.Go(func() { _ = c.Run(ctx) }) // with ctx's error
+	a.clients.Go(func() { _ = c.Run(ctx) }) // with ctx's error
 	return c
 }
 
@@ -128,18 +137,28 @@ func (a *apps) progress() {
 	}
 }
 
+// caughtUp waits until everybody has what has been sent by now.
+func (a *apps) caughtUp() {
+	a.t.Helper()
+	sent := make([]int64, len(a.pairs))
+	for i, p := range a.pairs {
+		sent[i] = p.sent.Load()
+	}
+	for i, p := range a.pairs {
+		await(a.t, "what was sent", func() bool { return len(p.got()) >= int(sent[i]) })
+	}
+}
+
 // unharmed ends the load: every message arrived once and in order. It returns what the applications
 // saw of connections that ended, and how long the slowest message took.
 func (a *apps) unharmed() (trouble []error, slowest time.Duration) {
 	a.t.Helper()
 	close(a.quit)
-	total := 0
-	for _, p := range a.pairs {
-		sent := int(p.sent.Load())
-		await(a.t, "all messages", func() bool { sent = int(p.sent.Load()); return len(p.got()) >= sent })
-	}
+	a.senders.Wait()
+	a.caughtUp()
 	a.stop()
-	a.wg.Wait()
+	a.clients.Wait()
+	total := 0
 	for _, p := range a.pairs {
 		got := p.got()
 		require.Len(a.t, got, int(p.sent.Load()))
@@ -183,7 +202,7 @@ func (c *cluster) router() *node[*Router] {
 // application sees that it was connected to another one (I8).
 func TestGatewayStopsUnderLoad(t *testing.T) {
 	c, _, gateways, _ := started(t)
-	a := startApps(t, c.router().Service.URL(), 12)
+	a := startApps(t, 12, byRouter(c.router().Service.URL()))
 	a.progress()
 	stopping := gateways[0]
 	require.Positive(t, stopping.counter(t, "hermod_gateway_delivered_total"))
@@ -206,7 +225,7 @@ func TestEverythingRestartsUnderLoad(t *testing.T) {
 		t.Skip("takes some seconds")
 	}
 	c, logics, gateways, _ := started(t)
-	a := startApps(t, c.router().Service.URL(), 12)
+	a := startApps(t, 12, byRouter(c.router().Service.URL()))
 	for i, old := range gateways {
 		a.progress()
 		require.NoError(t, old.stop())

@@ -41,6 +41,7 @@ const (
 	causeLinkGone hintCause = "link_gone" // its node is not back: what it had committed last was pushed to nobody
 	causeLinkUp   hintCause = "link_up"   // what a logic node pushed before it was linked is lost
 	causeStore    hintCause = "store"     // the session store did not name our clients for a while
+	causeUnlinked hintCause = "unlinked"  // a logic node without a link to this gateway had a push for the client
 	causeLogic    hintCause = "logic"     // a logic node does not know for whom its pushes were
 )
 

@@ -28,6 +28,7 @@ type leases struct {
 
 	renewed   time.Time     // when the lease was renewed last
 	refreshed time.Time     // when the sessions were last stored again
+	told      int64         // pb.Missed.UpTo of the last answer: these clients know that they must sync
 	restoring []*session    // still to be stored again
 	ending    []*pb.Session // being ended in the store
 
@@ -188,7 +189,7 @@ func (l *leases) renew(ctx context.Context) error {
 	seen := l.stamps.largest
 	l.overdue = false
 	l.mu.Unlock()
-	req := &pb.LeaseRenewReq{Gateway: l.gateway.cfg.Instance.ID, LeaseMs: l.gateway.cfg.Lease.Milliseconds(), Stamp: seen}
+	req := &pb.LeaseRenewReq{Gateway: l.gateway.cfg.Instance.ID, LeaseMs: l.gateway.cfg.Lease.Milliseconds(), Stamp: seen, Told: l.told}
 	var resp pb.LeaseRenewResp
 	if err := l.call(ctx, wire.CmdSessionRenew, req, &resp); err != nil {
 		l.restoreAll()
@@ -196,6 +197,10 @@ func (l *leases) renew(ctx context.Context) error {
 	}
 	if resp.Lost || time.Since(l.renewed) > l.gateway.cfg.Lease {
 		l.lost()
+	}
+	if resp.Missed != nil {
+		l.gateway.missed(resp.Missed)
+		l.told = resp.Missed.UpTo
 	}
 	l.renewed = time.Now()
 	l.mu.Lock()

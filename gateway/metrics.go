@@ -37,9 +37,9 @@ func newMetrics(r prometheus.Registerer) *metrics {
 		goaways:     counter("goaways_total", "Clients that were asked to move because the gateway stops."),
 		unended:     counter("sessions_unended_total", "Sessions of closed connections that were left in the store because it was down for too long."),
 	}
-	hinted := vec("hinted_total", "Clients that were told to sync because a push may have been lost, by cause: link_down, link_gone, link_up, store, logic.", "cause")
+	hinted := vec("hinted_total", "Clients that were told to sync because a push may have been lost, by cause: link_down, link_gone, link_up, unlinked, store, logic.", "cause")
 	m.hinted = map[hintCause]prometheus.Counter{}
-	for _, c := range []hintCause{causeLinkDown, causeLinkGone, causeLinkUp, causeStore, causeLogic} {
+	for _, c := range []hintCause{causeLinkDown, causeLinkGone, causeLinkUp, causeUnlinked, causeStore, causeLogic} {
 		m.hinted[c] = hinted.WithLabelValues(string(c))
 	}
 	drained := vec("drained_total", "Clients of a stopping gateway by how they went: moved by themselves, closed by it.", "how")

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"strconv"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -18,12 +19,14 @@ import (
 )
 
 // dispatcher pushes to the devices of accounts: one packet per gateway, with the list of channels.
-// A push that cannot be queued is lost for now; the gateway hints its clients when its link is back
-// (I4). If nobody knows whom it was for, because the session store did not answer, all gateways hint
-// all clients as soon as it does.
+// A push that cannot be queued is lost for now (I4): if the queue was full, the link is cut, and the
+// gateway hints its clients for that; if there was no link, the gateway learns it with its lease (see
+// unlinked). If nobody knows whom it was for, because the session store did not answer, all gateways
+// hint all clients as soon as it does.
 type dispatcher struct {
 	sessions storage.Sessions
 	links    links
+	unlinked *unlinked
 	metrics  *metrics
 	log      *logrus.Entry
 	timeout  time.Duration
@@ -39,7 +42,10 @@ type links interface {
 }
 
 func newDispatcher(s storage.Sessions, l links, m *metrics, log *logrus.Entry, timeout time.Duration) *dispatcher {
-	return &dispatcher{sessions: s, links: l, metrics: m, log: log, timeout: timeout, wake: make(chan struct{}, 1)}
+	return &dispatcher{
+		sessions: s, links: l, unlinked: newUnlinked(s, log, timeout), metrics: m, log: log, timeout: timeout,
+		wake: make(chan struct{}, 1),
+	}
 }
 
 // hintAll is sync.hint to all clients of a gateway: it names no channels.
@@ -54,8 +60,9 @@ func (d *dispatcher) missed() {
 	}
 }
 
-// settle hints the clients if that is owed.
+// settle hints the clients if that is owed, and notes what has not been noted.
 func (d *dispatcher) settle() {
+	d.unlinked.flush()
 	if d.owed.Swap(false) {
 		d.links.Broadcast(hintAll)
 	}
@@ -63,6 +70,9 @@ func (d *dispatcher) settle() {
 
 // run settles whenever something is owed and the session store answers (again), until ctx ends.
 func (d *dispatcher) run(ctx context.Context) {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	wg.Go(func() { d.unlinked.run(ctx) })
 	for {
 		select {
 		case <-d.wake:
@@ -285,7 +295,15 @@ func (d *dispatcher) send(t targets, header wire.Header, body proto.Message) {
 		for channels := to.channels; len(channels) > 0; {
 			n := min(maxChannels, len(channels))
 			p.Channels = channels[:n]
-			d.count(n, d.links.Push(gateway, p.Append(nil)))
+			err := d.links.Push(gateway, p.Append(nil))
+			d.count(n, err)
+			switch {
+			case err == nil || errors.Is(err, im.ErrQueueFull):
+			case p.Command == wire.CmdSignIn: // KickoutNotify
+				d.unlinked.add(gateway, nil, p.Channels)
+			default:
+				d.unlinked.add(gateway, p.Channels, nil)
+			}
 			channels = channels[n:]
 		}
 	}

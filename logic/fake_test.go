@@ -242,6 +242,13 @@ func (s *sessions) Login(ctx context.Context, x storage.Session, p storage.Devic
 	return s.Sessions.Login(ctx, x, p)
 }
 
+func (s *sessions) NoteMissed(ctx context.Context, gateway string, channels, kicked []string) error {
+	if err := s.err(); err != nil {
+		return err
+	}
+	return s.Sessions.NoteMissed(ctx, gateway, channels, kicked)
+}
+
 func (s *sessions) Ping(context.Context) error { return s.err() }
 
 // fakeLinks are the ways to gateways, of which each may be full or not there.

@@ -21,7 +21,15 @@ func (l *lease) renew(ctx context.Context, c *Context, req *pb.LeaseRenewReq) (p
 	if err != nil {
 		return nil, err
 	}
-	return &pb.LeaseRenewResp{Lost: lost}, nil
+	missed, err := l.sessions.Missed(ctx, c.Gateway, req.Told)
+	if err != nil {
+		return nil, err
+	}
+	resp := &pb.LeaseRenewResp{Lost: lost}
+	if missed.UpTo > 0 {
+		resp.Missed = &pb.Missed{Channels: missed.Channels, Kicked: missed.Kicked, All: missed.All, UpTo: missed.UpTo}
+	}
+	return resp, nil
 }
 
 func (l *lease) restore(ctx context.Context, c *Context, req *pb.SessionRestoreReq) (proto.Message, error) {
