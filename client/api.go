@@ -51,7 +51,7 @@ func (c *Client) group(ctx context.Context, command wire.Command, group string) 
 	return groupOf(&resp), nil
 }
 
-// Ack tells the server that everything up to this message was received, for the account's offline
+// Ack checks that the account may read this message. It acknowledges nothing: the server counts the cursors of a
 // index. A client with a Store does not need it.
 func (c *Client) Ack(ctx context.Context, messageID int64) error {
 	return c.repeatable(ctx, &request{command: wire.CmdTalkAck, body: &pb.MessageAckReq{MessageId: messageID}})
