@@ -51,14 +51,15 @@ func (c *Client) group(ctx context.Context, command wire.Command, group string) 
 	return groupOf(&resp), nil
 }
 
-// Ack checks that the account may read this message. It acknowledges nothing: the server counts the cursors of a
-// index. A client with a Store does not need it.
+// Ack sends chat.talk.ack, which changes nothing for a client that keeps cursors, as this one does: the account's
+// offline index begins where its clients without the feature sync have acknowledged. It fails for a message
+// that the account may not read.
 func (c *Client) Ack(ctx context.Context, messageID int64) error {
 	return c.repeatable(ctx, &request{command: wire.CmdTalkAck, body: &pb.MessageAckReq{MessageId: messageID}})
 }
 
 // OfflineIndex returns a page of the account's messages with ids above after, in the order of
-// delivery; 0 means since the last Ack. The page after the last is empty.
+// delivery; 0 means what clients without the feature sync have not acknowledged. The page after the last is empty.
 func (c *Client) OfflineIndex(ctx context.Context, after int64) ([]IndexEntry, error) {
 	var resp pb.MessageIndexResp
 	if err := c.repeatable(ctx, &request{command: wire.CmdOfflineIndex, body: &pb.MessageIndexReq{MessageId: after}, into: &resp}); err != nil {
