@@ -1,11 +1,14 @@
 package gateway
 
 import (
+	"encoding/binary"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 
 	im "github.com/hermod-im/hermod"
@@ -179,6 +182,31 @@ func TestABrokenLinkClosesOldClientsOnce(t *testing.T) {
 	c.ended(im.ReasonSyncNeeded)
 	require.Zero(t, f.counter("hinted_total", "link_down"))
 	poll(t, "the count", func() bool { return f.counter("hinted_total", "link_up") == 1 })
+}
+
+// A logic node of the next version may push commands that this gateway does not know, and stamp
+// headers with fields that it does not know: what is for clients goes on to them, without the fields, and
+// what is for the gateway is passed over.
+func TestPushesOfANewerNode(t *testing.T) {
+	f, n := startPair(t, nil)
+	c := f.login("alice")
+	unknown := func(h wire.Header) []byte {
+		field := protowire.AppendTag(nil, 99, protowire.BytesType)
+		field = protowire.AppendBytes(field, []byte("new"))
+		p := wire.LogicPkt{Header: h}
+		packet := p.Append(nil)
+		headerLen := binary.BigEndian.Uint32(packet[4:])
+		out := slices.Concat(packet[:8+headerLen], field, packet[8+headerLen:])
+		binary.BigEndian.PutUint32(out[4:], headerLen+uint32(len(field)))
+		return out
+	}
+	require.NoError(t, n.hub.Push(gatewayID, unknown(wire.Header{Command: "gateway.new", Flag: wire.FlagPush})))
+	require.NoError(t, n.hub.Push(gatewayID, unknown(wire.Header{
+		Command: "chat.new", Flag: wire.FlagPush, Link: wire.Link{Channels: []string{c.channel}},
+	})))
+	require.Equal(t, wire.Header{Command: "chat.new", Flag: wire.FlagPush}, c.read().Header)
+	c.send(wire.Header{Command: wire.CmdUserTalk, Sequence: 1, Dest: "bob"}, nil)
+	c.answered(wire.CmdUserTalk, 1, wire.StatusSuccess)
 }
 
 // A response that was not asked for, or whose client has gone, harms nobody.

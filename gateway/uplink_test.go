@@ -3,6 +3,7 @@ package gateway
 import (
 	"fmt"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	"google.golang.org/protobuf/proto"
@@ -179,6 +180,28 @@ func TestLinkDownAnswersWhatWasOpen(t *testing.T) {
 	ch, ok := f.deps.Channels.Get(c.channel)
 	require.True(t, ok)
 	require.Zero(t, sessionOf(ch).open.Load())
+}
+
+// Thousands of open requests are answered at once when the node dies, not when they time out.
+func TestLinkDownAnswersAtOnce(t *testing.T) {
+	f, n := startPair(t, nil)
+	n.on(wire.CmdUserTalk, mute)
+	const count = 5000
+	c := f.login("alice", "sync")
+	for i := range uint32(count) {
+		c.send(wire.Header{Command: wire.CmdUserTalk, Sequence: i, Dest: "bob"}, nil)
+	}
+	n.await(t, wire.CmdUserTalk, count)
+	start := time.Now()
+	n.stop()
+	for answered := 0; answered < count; {
+		if p := c.read(); p.Flag == wire.FlagResponse {
+			require.Equal(t, wire.StatusSystemException, p.Status)
+			answered++
+		}
+	}
+	t.Logf("%d requests were answered %v after their node was killed", count, time.Since(start).Round(time.Microsecond))
+	require.Less(t, time.Since(start), 2*time.Second)
 }
 
 func TestSignOutWaitsForOpenRequests(t *testing.T) {
