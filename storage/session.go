@@ -21,7 +21,7 @@ type Session struct {
 	// that it begins: of two sessions of one device and instance the one with the larger attempt is the newer.
 	Instance string
 	Attempt  uint64
-	// LoginAt is the logic node's time of the login, or later: the fence between other sessions.
+	// LoginAt is the logic node's time of the login, or later: it grows with each login of the account.
 	LoginAt int64
 }
 
@@ -63,8 +63,8 @@ type Displaced struct {
 
 // Admission is what became of a login.
 type Admission struct {
-	// LoginAt is that of the session as stored: above those of the sessions that it displaced, so that
-	// their gateways, whatever the clocks say, do not win the device back when they Restore.
+	// LoginAt is that of the session as stored: above those of the account's other sessions, those of
+	// ended leases too, so that their gateways, whatever the clocks say, win nothing back when they Restore.
 	LoginAt int64
 	// Stamp counts what was stored under the gateway's lease; 0 if it has ended. See RenewLease.
 	Stamp int64

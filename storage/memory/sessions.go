@@ -62,8 +62,10 @@ func (s *Sessions) Login(ctx context.Context, session storage.Session, p storage
 	if err != nil {
 		return storage.Admission{}, err
 	}
+	for _, other := range s.accounts[keyOf(session)] {
+		session.LoginAt = max(session.LoginAt, other.LoginAt+1)
+	}
 	for _, d := range displaced {
-		session.LoginAt = max(session.LoginAt, d.LoginAt+1)
 		s.drop(d.Session)
 	}
 	s.put(session)

@@ -36,18 +36,15 @@ local function live(gateway)
   return leases[gateway]
 end
 
--- living are the account's sessions whose leases run. Those of others are forgotten.
-local function living(key)
-  local all, out = redis.call('HGETALL', key), {}
+-- sessions are the account's whose leases run, and the others.
+local function sessions(key)
+  local all, living, dead = redis.call('HGETALL', key), {}, {}
   for i = 1, #all, 2 do
     local s = decode(all[i], all[i + 1])
-    if live(s.gateway) then
-      out[#out + 1] = s
-    else
-      redis.call('HDEL', key, s.device)
-    end
+    local list = live(s.gateway) and living or dead
+    list[#list + 1] = s
   end
-  return out
+  return living, dead
 end
 
 -- stamp counts one more storing under the lease; '0' if there is none, or the release before wrote it.
@@ -76,8 +73,18 @@ var (
 local key, refuse, max, refuseMax = KEYS[1], ARGV[4] == '1', tonumber(ARGV[5]), ARGV[6] == '1'
 local new = decode(ARGV[7], ARGV[8])
 
+-- follow puts the login behind s: one more, in two halves, as numbers have 53 bits.
+local function follow(s)
+  if s.at < new.at then return end
+  local high, low = tonumber(string.sub(s.at, 1, 10)), tonumber(string.sub(s.at, 11)) + 1
+  if low == 1000000000 then high, low = high + 1, 0 end
+  new.at = string.format('%010.0f%09.0f', high, low)
+end
+
+local living, dead = sessions(key)
 local own, conflicting, others = nil, {}, {}
-for _, s in ipairs(living(key)) do
+for _, s in ipairs(living) do
+  follow(s)
   if s.device == new.device then
     own = s
   elseif perPlatform and s.platform == new.platform then
@@ -101,11 +108,6 @@ local function displace(s, why)
   displaced[#displaced + 1] = s.device
   displaced[#displaced + 1] = s.value
   displaced[#displaced + 1] = why
-  if s.at >= new.at then -- one more than that, in two halves: numbers have 53 bits
-    local high, low = tonumber(string.sub(s.at, 1, 10)), tonumber(string.sub(s.at, 11)) + 1
-    if low == 1000000000 then high, low = high + 1, 0 end
-    new.at = string.format('%010.0f%09.0f', high, low)
-  end
 end
 
 if own and own.channel ~= new.channel then
@@ -136,6 +138,10 @@ for i = 1, math.min(beyond, #others) do
   redis.call('HDEL', key, others[i].device)
 end
 
+for _, s in ipairs(dead) do
+  follow(s)
+  redis.call('HDEL', key, s.device)
+end
 redis.call('HSET', key, new.device, new.at .. string.sub(new.value, 20))
 redis.call('PEXPIRE', key, ttl)
 local answer = {'stored', new.at, stamp(prefix .. new.gateway)}
@@ -166,7 +172,7 @@ end
 
 local function restore(place, key, mine)
   local older, by, stored = {}, nil, false
-  for _, s in ipairs(living(key)) do
+  for _, s in ipairs((sessions(key))) do
     if s.channel == mine.channel then
       stored = true
     elseif s.device == mine.device or perPlatform and s.platform == mine.platform then

@@ -82,6 +82,17 @@ func testClocks(t *testing.T, open SessionsFactory) {
 		require.Len(t, lost, 1)
 		require.Equal(t, []string{"c2"}, channels(t, s, account))
 	}
+
+	// A gateway that stood still, and whose lease has ended, does not win back what it had either.
+	frozen := at(session("alice", "phone", "c1", "frozen"), 1_800_000_000_000_000_000)
+	login(t, s, frozen, anyone)
+	later, _ := login(t, s, session("alice", "phone", "c2", "g1"), anyone)
+	require.Equal(t, frozen.LoginAt+1, later.LoginAt)
+	lease(t, s, "frozen", longLease)
+	_, lost, err := s.Restore(t.Context(), "frozen", []storage.Session{frozen}, anyone)
+	require.NoError(t, err)
+	require.Len(t, lost, 1)
+	require.Equal(t, []storage.Session{later}, find(t, s, "app", "alice"))
 }
 
 // What was lost or late is stored again in the order of the logins, platforms included.
