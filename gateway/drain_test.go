@@ -117,6 +117,7 @@ func TestGoAway(t *testing.T) {
 	f, n := startPair(t, func(c *Config) { c.Drain = time.Hour })
 	c, other := f.login("alice", "goaway"), f.login("bob", "goaway")
 	ended := f.stopping()
+	poll(t, "that it is not ready", func() bool { return f.Ready() != nil && f.Ready().Error() == "draining" })
 	for _, c := range []*client{c, other} {
 		require.LessOrEqual(t, c.goneAway(), time.Second, "two clients need no spreading")
 		c.send(wire.Header{Command: wire.CmdUserTalk, Sequence: 1, Dest: "bob"}, nil)

@@ -174,6 +174,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 	close(g.draining)
 	leave()
 	registry.Wait()
+	g.barrier.Changed() // it is not ready any more
 	g.drain()
 	stop()
 	wg.Wait()
