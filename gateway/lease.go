@@ -36,7 +36,7 @@ type leases struct {
 	live    map[string]*session // by channel id; guarded by mu
 	ended   []*pb.Session       // to be ended in the store, at most maxEnded; guarded by mu
 	stamps  stamps              // of what was stored; guarded by mu
-	overdue bool                // renew now, so that the store counts on from the largest; guarded by mu
+	overdue bool                // renew now: the store may be behind; guarded by mu
 	restore bool                // the store may lack sessions; guarded by mu
 	hint    bool                // and pushes have been lost for that; guarded by mu
 }
@@ -205,6 +205,9 @@ func (l *leases) renew(ctx context.Context) error {
 	l.renewed = time.Now()
 	l.mu.Lock()
 	l.stamps.turn()
+	if resp.Lost { // what those stood for; the store says so until it is given a smaller one
+		l.stamps = stamps{}
+	}
 	l.mu.Unlock()
 	if !l.held.Swap(true) {
 		l.gateway.barrier.Changed()

@@ -203,7 +203,7 @@ func TestStoreThatWentBack(t *testing.T) {
 	before := len(n.got(wire.CmdSessionRenew))
 	login(7, 8, 9, 10, 11)
 	f.settle()
-	require.Len(t, n.got(wire.CmdSessionRenew), before+1, "the store is to count on from the largest")
+	require.Len(t, n.got(wire.CmdSessionRenew), before+1, "is it behind the largest, too?")
 	require.Len(t, n.got(wire.CmdSessionRestore), 2)
 	require.True(t, f.hintWanted(), "pushes were lost meanwhile")
 	<-f.hints.wanted
@@ -213,6 +213,15 @@ func TestStoreThatWentBack(t *testing.T) {
 	login(22, 23) // said once
 	f.settle()
 	require.Len(t, n.got(wire.CmdSessionRestore), 3)
+	<-f.hints.wanted
+
+	n.on(wire.CmdSessionRenew, reply(&pb.LeaseRenewResp{Lost: true}))
+	require.EqualValues(t, 24, renewal())
+	n.on(wire.CmdSessionRenew, reply(&pb.LeaseRenewResp{}))
+	require.Zero(t, renewal(), "the store has said so, and counts from where it is")
+	login(20, 21, 22)
+	require.EqualValues(t, 22, renewal())
+	require.Len(t, n.got(wire.CmdSessionRestore), 4)
 }
 
 func TestDisplacedSessionsAreClosed(t *testing.T) {

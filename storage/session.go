@@ -119,7 +119,8 @@ type Sessions interface {
 	// RenewLease lets the gateway's sessions live for another ttl from now, in milliseconds. lost says
 	// that the store may lack some of them, so that all must be restored: the lease had ended or was never
 	// there, or the store is behind seen, the largest stamp that the gateway got, since it went back to
-	// an older state of itself.
+	// an older state of itself. It says so again, should the answer be lost, until a smaller one is
+	// given: who was told counts from 0.
 	RenewLease(ctx context.Context, gateway string, ttlMillis, seen int64) (lost bool, err error)
 	// Restore stores again sessions that the store may have lost, all of the one gateway, in one batch.
 	// It keeps the newest of those that conflict, by Attempt or LoginAt, whatever the policy does at a

@@ -189,9 +189,13 @@ func (s *Sessions) RenewLease(ctx context.Context, gateway string, ttlMillis, se
 	defer s.mu.Unlock()
 	now := s.now()
 	l := s.leases[gateway]
-	lost := !now.Before(l.end) || l.stamp < seen
-	s.leases[gateway] = lease{end: now.Add(time.Duration(ttlMillis) * time.Millisecond), stamp: max(l.stamp, seen)}
-	return lost, nil
+	ended := !now.Before(l.end)
+	if ended {
+		l.stamp = 0
+	}
+	l.end = now.Add(time.Duration(ttlMillis) * time.Millisecond)
+	s.leases[gateway] = l
+	return ended || l.stamp < seen, nil
 }
 
 // Restore implements storage.Sessions.

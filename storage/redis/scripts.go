@@ -197,12 +197,13 @@ table.insert(displaced, 1, stamp(KEYS[1]))
 return displaced`)
 
 	// renewScript makes the lease last for ARGV[1] ms and says whether something was lost that a gateway
-	// has stored, which has seen the stamp ARGV[2]. What the release before wrote, '', says nothing of that.
+	// has stored, which has seen the stamp ARGV[2]. What the release before wrote, '', says nothing of
+	// that: it is taken for what the gateway has seen.
 	renewScript = redis.NewScript(`
 local have = redis.call('GET', KEYS[1])
-local stamp, seen = tonumber(have or '') or 0, tonumber(ARGV[2])
-local lost = 0
-if not have or have ~= '' and stamp < seen then lost = 1 end
-redis.call('SET', KEYS[1], string.format('%.0f', math.max(stamp, seen)), 'PX', ARGV[1])
-return lost`)
+local seen = tonumber(ARGV[2])
+local stamp = have and (tonumber(have) or seen) or 0
+redis.call('SET', KEYS[1], string.format('%.0f', stamp), 'PX', ARGV[1])
+if not have or stamp < seen then return 1 end
+return 0`)
 )
