@@ -25,6 +25,8 @@ var (
 	ErrGroupFull = errors.New("group is full")
 	// ErrTooManyGroups: the account belongs to as many groups as it may create or join.
 	ErrTooManyGroups = errors.New("too many groups")
+	// ErrInDoubt: the database was lost during a commit, and nobody knows yet what became of it.
+	ErrInDoubt = errors.New("in doubt")
 	// ErrInvalid: a field is empty that must not be, or longer than a store keeps. The error's text names it.
 	ErrInvalid = errors.New("invalid")
 )
@@ -198,8 +200,9 @@ type Range struct {
 // Messages keeps conversations and what was said in them. Safe for concurrent use.
 type Messages interface {
 	// Append stores the drafts in one transaction, in their order within each conversation, and
-	// returns after the commit is durable (I1). It fills each draft's result; an error means that
-	// nothing is known to be stored: appending the same drafts again is safe where they have a ClientID.
+	// returns after the commit is durable (I1). It fills each draft's result. After an error nothing is
+	// stored, or after ErrInDoubt all or nothing, for Members: appending the same drafts again is safe
+	// where they have a ClientID.
 	// A conversation of two is created with its first message.
 	// Seqs are gapless from 1 and message ids grow with them, whoever else appends (I2).
 	Append(ctx context.Context, drafts []*Draft) error

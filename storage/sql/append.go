@@ -24,10 +24,10 @@ type batch struct {
 	entries []entry
 	// targets are the conversations, by ascending id once they are resolved.
 	targets []*target
-	// repeatable: every draft has a ClientID, so that a commit of unknown outcome may be repeated.
-	repeatable bool
 	// lookUp: some draft may be stored already; look before inserting.
 	lookUp bool
+	// inDoubt: an attempt may have been committed, and nobody was told.
+	inDoubt bool
 }
 
 // entry is one draft and its conversation.
@@ -35,7 +35,8 @@ type entry struct {
 	*storage.Draft
 	target *target
 	key    int64 // clientKey, if ClientID is set
-	tried  int64 // the message id of an attempt whose commit may have happened
+	// tried is the message id of an attempt whose commit may have happened, and did if triedSeq is not 0.
+	tried, triedSeq int64
 }
 
 // target is one conversation that the batch appends to.
@@ -75,22 +76,30 @@ func (s *Store) Append(ctx context.Context, drafts []*storage.Draft) error {
 		switch {
 		case err == nil:
 			return nil
-		case errors.Is(err, errCommit) && b.repeatable:
-			b.lookUp = true
+		case errors.Is(err, errCommit):
+			b.lookUp, b.inDoubt = true, true
 			b.noteTried()
 		case errors.Is(err, gorm.ErrDuplicatedKey):
 			b.lookUp = true
-		case errors.Is(err, errCommit), !s.dialect.transient(err):
-			return fmt.Errorf("append: %w", err)
+		case !s.dialect.transient(err):
+			return b.failed(err)
 		}
 		if attempt == attempts-1 {
-			return fmt.Errorf("append: %w", err)
+			return b.failed(err)
 		}
 		if err := backOff(ctx, attempt); err != nil {
-			return fmt.Errorf("append: %w", err)
+			return b.failed(err)
 		}
 	}
 	panic("unreachable")
+}
+
+// failed is the error of Append.
+func (b *batch) failed(err error) error {
+	if b.inDoubt {
+		return fmt.Errorf("append: %w: %w", storage.ErrInDoubt, err)
+	}
+	return fmt.Errorf("append: %w", err)
 }
 
 // noteTried remembers what the attempt may have stored: found again, it is no duplicate, and its
@@ -104,7 +113,7 @@ func (b *batch) noteTried() {
 }
 
 func newBatch(drafts []*storage.Draft) *batch {
-	b := &batch{entries: make([]entry, 0, len(drafts)), repeatable: true}
+	b := &batch{entries: make([]entry, 0, len(drafts))}
 	type group struct {
 		app string
 		id  int64
@@ -135,9 +144,7 @@ func newBatch(drafts []*storage.Draft) *batch {
 			}
 		}
 		e := entry{Draft: d, target: t}
-		if d.ClientID == "" {
-			b.repeatable = false
-		} else {
+		if d.ClientID != "" {
 			e.key = clientKey(d.Sender, d.ClientID)
 		}
 		b.entries = append(b.entries, e)
@@ -202,6 +209,9 @@ func (s *Store) appendTo(tx *gorm.DB, b *batch) error {
 	}
 	if b.lookUp {
 		if err := s.lookUp(tx, b); err != nil {
+			return err
+		}
+		if err := s.lookUpTried(tx, b); err != nil {
 			return err
 		}
 	}
@@ -302,6 +312,37 @@ func (s *Store) lookUp(tx *gorm.DB, b *batch) error {
 	return nil
 }
 
+// lookUpTried finds out what became of the attempts whose commit may have happened. They are over:
+// the conversations are locked.
+func (s *Store) lookUpTried(tx *gorm.DB, b *batch) error {
+	var ids []any
+	for _, e := range b.entries {
+		if e.tried != 0 {
+			ids = append(ids, e.tried)
+		}
+	}
+	seqs := make(map[int64]int64, len(ids))
+	for part := range slices.Chunk(ids, s.dialect.keys) {
+		err := s.query(tx, func(rows *stdsql.Rows) error {
+			var id, seq int64
+			err := rows.Scan(&id, &seq)
+			seqs[id] = seq
+			return err
+		}, "SELECT message_id, seq FROM messages"+s.dialect.index("messages_id")+" WHERE message_id IN ("+marks(len(part))+")", part...)
+		if err != nil {
+			return fmt.Errorf("look up what was tried: %w", err)
+		}
+	}
+	for i := range b.entries {
+		e := &b.entries[i]
+		if e.triedSeq = seqs[e.tried]; e.triedSeq == 0 {
+			e.tried = 0
+		}
+	}
+	b.inDoubt = len(seqs) > 0
+	return nil
+}
+
 // number fills in each draft's result, and returns those that are to be inserted.
 func (s *Store) number(b *batch) (fresh []entry, err error) {
 	fresh = make([]entry, 0, len(b.entries))
@@ -310,6 +351,10 @@ func (s *Store) number(b *batch) (fresh []entry, err error) {
 		e.Err, e.Duplicate, e.Members = nil, false, nil
 		if !t.found {
 			e.Err = storage.ErrNoConversation
+			continue
+		}
+		if e.triedSeq != 0 {
+			e.Conversation, e.Seq, e.MessageID, e.Members = t.id, e.triedSeq, e.tried, t.members.readers(e.triedSeq)
 			continue
 		}
 		if !t.members.has(e.Sender) {
@@ -324,7 +369,7 @@ func (s *Store) number(b *batch) (fresh []entry, err error) {
 					continue
 				}
 				e.Seq, e.MessageID, e.SendTime = was.seq, was.messageID, was.sendTime
-				e.Duplicate, e.Members = was.messageID != e.tried, t.members.readers(was.seq)
+				e.Duplicate, e.Members = true, t.members.readers(was.seq)
 				continue
 			}
 		}

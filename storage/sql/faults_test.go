@@ -105,7 +105,9 @@ func TestFailedTransactionsAreRepeatedWhereThatIsSafe(t *testing.T) {
 		{"commit refused", none, fails(deadlock), []string{"", "a"}, false, 2},
 		{"commit lost before it happened", none, fails(driver.ErrBadConn), []string{"a", "b"}, false, 2},
 		{"commit lost after it happened", none, fails(errAfter, errAfter), []string{"a", "b"}, false, 2},
-		{"commit lost, and nothing to recognise it by", none, fails(errAfter), []string{"a", ""}, true, 2},
+		{"commit lost after it happened, without client ids", none, fails(errAfter), []string{"a", "", ""}, false, 3},
+		{"commit lost before it happened, without client ids", none, fails(driver.ErrBadConn), []string{"a", "", ""}, false, 3},
+		{"commits lost before and after", none, fails(driver.ErrBadConn, errAfter, driver.ErrBadConn), []string{"a", "", ""}, false, 3},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			s := newStore(t, Options{Driver: DriverMySQL, DSN: component.Database(t, component.MySQL(t))})
@@ -131,6 +133,24 @@ func TestFailedTransactionsAreRepeatedWhereThatIsSafe(t *testing.T) {
 			require.Len(t, bodies(t, s), c.stored)
 		})
 	}
+}
+
+// Who is to be told of a message that may be stored is known, and what cannot be stored is not in doubt.
+func TestAppendInDoubt(t *testing.T) {
+	s := newStore(t, Options{Driver: DriverMySQL, DSN: component.Database(t, component.MySQL(t))})
+	_, err := s.resolve(t.Context(), []pair{pairOf("app", "alice", "bob")})
+	require.NoError(t, err)
+	pool := &faultyPool{DB: s.pools[0], insert: fails(), commit: func() error { return errAfter }}
+	s.writer.Statement.ConnPool = pool
+	batch := drafts("")
+	require.ErrorIs(t, s.Append(t.Context(), batch), storage.ErrInDoubt)
+	require.Equal(t, []string{"alice", "bob"}, batch[0].Members)
+	require.Len(t, bodies(t, s), 1)
+
+	pool.insert = func() error { return &mysql.MySQLError{Number: 1114, Message: "table is full"} }
+	err = s.Append(t.Context(), drafts(""))
+	require.Error(t, err)
+	require.NotErrorIs(t, err, storage.ErrInDoubt)
 }
 
 // Ids that other messages have already: a fixed node number and a clock that has stepped back.
