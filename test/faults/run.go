@@ -197,7 +197,10 @@ func (s *Site) runUnder(ctx context.Context, o verify.Options, rows []Row, long 
 	for _, row := range rows {
 		s.log("=== %s", row.Name)
 		seen, failed := s.Run(ctx, load, row, long)
-		s.log("%s", verify.Report{Rows: []verify.Row{seen}}.Table())
+		s.log("%s\n%s", row.Name, verify.Report{Rows: []verify.Row{seen}}.Table())
+		if trouble := seen.Err(); trouble != nil {
+			s.log("TROUBLE: %v", trouble)
+		}
 		report.Rows = append(report.Rows, seen)
 		if failed != nil {
 			err = fmt.Errorf("%s: %w", row.Name, failed)
