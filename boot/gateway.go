@@ -63,6 +63,7 @@ func NewGateway(c config.Config, env *Env) (*Gateway, error) {
 		Drain:          c.Shutdown.Drain,
 		Rate:           rate(c.Limits, c.Limits.ConnectionRate, c.Limits.ConnectionBurst),
 		LoginRate:      rate(c.Limits, c.Limits.LoginRate, c.Limits.LoginBurst),
+		AccountRate:    rate(c.Limits, c.Limits.AccountRate, c.Limits.AccountBurst),
 	}, gateway.Deps{
 		Naming:   env.Naming,
 		Server:   server,

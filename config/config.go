@@ -151,7 +151,7 @@ type Limits struct {
 	Enabled         bool `koanf:"enabled" doc:"Enforce the rates below. Off for load tests only; sizes, members, groups and devices are always bounded."`
 	ConnectionRate  int  `koanf:"connection_rate" doc:"Packets a second from one connection, in the long run."`
 	ConnectionBurst int  `koanf:"connection_burst" doc:"Packets that one connection may send at once."`
-	AccountRate     int  `koanf:"account_rate" doc:"Requests a second from one account over all its devices at one logic node, in the long run."`
+	AccountRate     int  `koanf:"account_rate" doc:"Requests a second from one account over all its devices at one logic node, and logins a second at one gateway, in the long run."`
 	AccountBurst    int  `koanf:"account_burst" doc:"Requests that one account may make at once."`
 	LoginRate       int  `koanf:"login_rate" doc:"Logins a second that one gateway takes, in the long run; others are told to try again."`
 	LoginBurst      int  `koanf:"login_burst" doc:"Logins that one gateway takes at once."`

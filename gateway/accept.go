@@ -112,6 +112,9 @@ func (g *Gateway) admit(pkt *wire.LogicPkt, deadline time.Time) (*session, error
 		g.metrics.limited.WithLabelValues(limitConnections).Inc()
 		return nil, wire.Errorf(wire.StatusSystemException, "this gateway is full: connect to another one")
 	}
+	if wait := g.accounts.Take(account{claims.App, claims.Account}, time.Now()); wait > 0 {
+		return nil, g.slowDown(limitAccount, wait, "too many logins of this account: slow down")
+	}
 	if wait := g.logins.Take(struct{}{}, time.Now()); wait > 0 {
 		return nil, g.slowDown(limitLogins, wait, "too many logins at once: try again in a moment")
 	}
@@ -131,6 +134,9 @@ func (g *Gateway) admit(pkt *wire.LogicPkt, deadline time.Time) (*session, error
 	}
 	return s, nil
 }
+
+// account names one of a tenant.
+type account struct{ app, name string }
 
 // maxDevice bounds the names of a device, a platform and an instance, in bytes.
 const maxDevice = 64

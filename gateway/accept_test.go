@@ -109,6 +109,10 @@ func TestLoginRefusedForNow(t *testing.T) {
 			func(f *fixture, _ *logic) { f.login("first") }, wire.StatusRateLimited, "too many logins", limitLogins,
 		},
 		{
+			"account rate", func(c *Config) { c.AccountRate = limit.Rate{PerSecond: 0.001, Burst: 1} },
+			func(f *fixture, _ *logic) { f.login("alice"); f.login("bob") }, wire.StatusRateLimited, "of this account", limitAccount,
+		},
+		{
 			"logic is busy", nil, func(_ *fixture, n *logic) { n.on(wire.CmdSignIn, refused(wire.StatusSystemException)) },
 			wire.StatusSystemException, "refused", "",
 		},

@@ -39,6 +39,8 @@ type Config struct {
 	Rate limit.Rate
 	// LoginRate limits the logins of all connections. The zero value does not.
 	LoginRate limit.Rate
+	// AccountRate limits the logins of one account, so that none takes all of LoginRate. The zero value does not.
+	AccountRate limit.Rate
 }
 
 // Deps are the collaborators of a Gateway. All are required.
@@ -66,6 +68,7 @@ type Gateway struct {
 	leases       *leases
 	hints        *hints
 	logins       *limit.Keyed[struct{}]
+	accounts     *limit.Keyed[account] // their logins
 
 	joining     sync.Map      // channel id → *session, between Accept and Connect
 	nextID      atomic.Int64  // of channels
@@ -99,6 +102,7 @@ func New(cfg Config, deps Deps) *Gateway {
 	g.leases = newLeases(g)
 	g.hints = newHints(g)
 	g.logins = limit.NewKeyed[struct{}](cfg.LoginRate)
+	g.accounts = limit.NewKeyed[account](cfg.AccountRate)
 	g.barrier = container.NewBarrier(container.BarrierOptions{
 		Naming:       deps.Naming,
 		Registration: g.registration,

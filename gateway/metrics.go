@@ -31,7 +31,7 @@ func newMetrics(r prometheus.Registerer) *metrics {
 		logins:      vec("logins_total", "Logins by outcome: accepted, refused by the gateway, failed in logic.", "outcome"),
 		forwarded:   counter("forwarded_total", "Requests of clients that were queued to a logic node."),
 		unforwarded: counter("unforwarded_total", "Requests of clients that were answered with status 300 because no link took them."),
-		limited:     vec("limited_total", "Requests and logins that were refused by a limit, by its key in the configuration: connection_rate, login_rate, max_connections.", "limit"),
+		limited:     vec("limited_total", "Requests and logins that were refused by a limit, by its key in the configuration: connection_rate, account_rate (of logins), login_rate, max_connections.", "limit"),
 		delivered:   counter("delivered_total", "Packets of logic nodes that were queued to a client."),
 		undelivered: vec("undelivered_total", "Packets of logic nodes that reached no client, by reason: gone, closed, queue_full.", "reason"),
 		goaways:     counter("goaways_total", "Clients that were asked to move because the gateway stops."),

@@ -74,6 +74,7 @@ func (g *Gateway) handle(s *session, p *wire.LogicPkt) error {
 const (
 	limitRequests    = "connection_rate"
 	limitLogins      = "login_rate"
+	limitAccount     = "account_rate"
 	limitConnections = "max_connections"
 )
 
