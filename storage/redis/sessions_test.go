@@ -2,6 +2,7 @@ package redis
 
 import (
 	"fmt"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -249,4 +250,35 @@ func BenchmarkFind(b *testing.B) {
 		}
 	}
 	b.ReportMetric(float64(b.Elapsed().Microseconds())/float64(b.N*n), "µs/account")
+}
+
+// BenchmarkLogin is a device that logs in again beside two others, with all policies. redis-µs is what
+// Redis itself spends on it.
+func BenchmarkLogin(b *testing.B) {
+	s := newSessions(b, true)
+	ctx := b.Context()
+	_, err := s.RenewLease(ctx, "g", 600_000, 0)
+	require.NoError(b, err)
+	p := storage.DevicePolicy{PerPlatform: true, Max: 10}
+	login := func(device, channel string) {
+		_, err := s.Login(ctx, storage.Session{
+			App: "app", Account: "alice", Device: device, Platform: device, Channel: channel, Gateway: "g", Instance: device,
+		}, p)
+		require.NoError(b, err)
+	}
+	login("phone", "c")
+	login("laptop", "c")
+	require.NoError(b, s.client.ConfigResetStat(ctx).Err())
+	b.ReportAllocs()
+	for i := 0; b.Loop(); i++ {
+		login("tablet", strconv.Itoa(i))
+	}
+	stats, err := s.client.Info(ctx, "commandstats").Result()
+	require.NoError(b, err)
+	_, evalsha, _ := strings.Cut(stats, "cmdstat_evalsha:")
+	_, usec, _ := strings.Cut(evalsha, "usec_per_call=")
+	usec, _, _ = strings.Cut(usec, ",")
+	perCall, err := strconv.ParseFloat(usec, 64)
+	require.NoError(b, err)
+	b.ReportMetric(perCall, "redis-µs")
 }
