@@ -74,8 +74,12 @@ func (b *seqInbox) skip(conversation string, seq int64) {
 	}
 }
 
-func (b *seqInbox) pushed(m *oldclient.Message) {
+// pushed asks for a sync if it is the first that this device hears of a conversation, and not its
+// beginning: nobody told it from where on the account may read.
+func (b *seqInbox) pushed(m *oldclient.Message) (sync bool) {
+	_, known := b.cursors[m.Conversation]
 	b.put(m.Conversation, m.Seq, delivery(m))
+	return !known && m.Seq > 1
 }
 
 func (b *seqInbox) answered(sent oldclient.Sent) { b.put(sent.Conversation, sent.Seq, nil) }
@@ -181,7 +185,10 @@ func (b *idInbox) offline(line oldclient.Index, x oldclient.Content) *oracle.Del
 	return m
 }
 
-func (b *idInbox) pushed(m *oldclient.Message) { b.show(m.ID, delivery(m)) }
+func (b *idInbox) pushed(m *oldclient.Message) (sync bool) {
+	b.show(m.ID, delivery(m))
+	return false
+}
 
 func (b *idInbox) show(id int64, m *oracle.Delivery) {
 	b.newest = max(b.newest, id)

@@ -29,10 +29,11 @@ const (
 
 // inbox is what a plain device does with what it receives. It belongs to the device's goroutine.
 type inbox interface {
-	// catchUp asks for what may be missing: after each login and when the server says so, never otherwise.
+	// catchUp asks for what may be missing: after each login and when the server says so. It is never
+	// called because a message seems to be missing, or after some time.
 	catchUp(c *oldclient.Client) error
-	// pushed takes a message that was pushed.
-	pushed(m *oldclient.Message)
+	// pushed takes a message that was pushed, and says whether it is necessary to catch up.
+	pushed(m *oldclient.Message) (sync bool)
 	// answered notes that the device's own message was stored.
 	answered(sent oldclient.Sent)
 	// due does what is to be done from time to time.
@@ -198,10 +199,10 @@ func tolerable(err error) error {
 	return err
 }
 
-// take handles a push, and reports whether it tells the device to catch up.
-func (p *plainDevice) take(push oldclient.Push) (hint bool) {
+// take handles a push, and reports whether the device has to catch up.
+func (p *plainDevice) take(push oldclient.Push) (sync bool) {
 	if push.Message != nil {
-		p.inbox.pushed(push.Message)
+		return p.inbox.pushed(push.Message)
 	}
 	return push.Hint
 }

@@ -23,6 +23,8 @@ const (
 	lateMax   = 30 * time.Second
 	// plainEvery: the last device of every so many accounts is a plain one.
 	plainEvery = 4
+	// badBackoff is Options.BackoffMax of devices with a bad line: they would be off line most of the time.
+	badBackoff = 2 * time.Second
 	// maxGroup bounds all groups but the first, which half of the accounts belong to.
 	maxGroup = 60
 	// pairShare of the messages are in conversations of two.
@@ -235,6 +237,7 @@ func (r *Run) addSDK(a int, name string, echo, bad bool) error {
 			return err
 		}
 		opts.Router = r.directory.add(d.relay.url)
+		opts.BackoffMax = min(opts.BackoffMax, badBackoff)
 	case g.router && !g.tcp:
 		opts.Router = r.o.Router
 	default:

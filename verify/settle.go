@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/hermod-im/hermod/verify/internal/oracle"
@@ -19,6 +20,8 @@ const (
 	auditPause = 200 * time.Millisecond
 	// raiseWait is how long a row's goal may be raised after Healed by what the database knows.
 	raiseWait = 5 * time.Second
+	// behindWait is how often it is said who is behind.
+	behindWait = 3 * time.Second
 )
 
 // row is the present row.
@@ -169,7 +172,7 @@ func (r *Run) settle(ctx context.Context, whole bool) (Row, error) {
 	audited := time.Since(began)
 	goal := r.oracle.NewGoal(false)
 	defer goal.Drop()
-	reached := await(ctx, goal.Done())
+	reached := r.awaitGoal(ctx, goal)
 	r.o.Log("settled in %.1f s: sends %.1f s, audit %.1f s, all is there: %v", time.Since(began).Seconds(), idle.Seconds(), (audited - idle).Seconds(), reached)
 	counts, examples := r.oracle.Judge(goal)
 	row := newRow(r.row.name, counts, examples)
@@ -189,6 +192,20 @@ func (r *Run) settle(ctx context.Context, whole bool) (Row, error) {
 	r.rows = append(r.rows, row)
 	r.row.name, r.row.began, r.row.converging = "", time.Now(), nil
 	return row, err
+}
+
+// awaitGoal waits for a goal, and says who is behind while that takes long.
+func (r *Run) awaitGoal(ctx context.Context, g *oracle.Goal) bool {
+	for {
+		some, cancel := context.WithTimeout(ctx, behindWait)
+		reached := await(some, g.Done())
+		cancel()
+		if reached || ctx.Err() != nil {
+			return reached
+		}
+		devices, lacks := g.Behind(3)
+		r.o.Log("%d devices are behind: %s", devices, strings.Join(lacks, "; "))
+	}
 }
 
 // audit reads what is stored, again and again if need be.

@@ -1,6 +1,9 @@
 package oracle
 
-import "slices"
+import (
+	"fmt"
+	"slices"
+)
 
 // Goal is that the devices have everything up to a seq of each topic.
 type Goal struct {
@@ -40,6 +43,25 @@ func (g *Goal) Done() <-chan struct{} {
 	g.o.mu.Lock()
 	defer g.o.mu.Unlock()
 	return g.done
+}
+
+// Behind says who is behind, in words: how many devices, and what some of them lack.
+func (g *Goal) Behind(some int) (devices int, lacks []string) {
+	g.o.mu.Lock()
+	defer g.o.mu.Unlock()
+	behind := map[*Device]bool{}
+	for t, until := range g.until {
+		for _, v := range t.views {
+			if !g.behind(v, v.through) || behind[v.device] {
+				continue
+			}
+			behind[v.device] = true
+			if len(lacks) < some {
+				lacks = append(lacks, fmt.Sprintf("%s/%s lacks seq %d to %d of %s", g.o.accounts[v.device.Account], v.device.Name, v.through+1, until, t.name))
+			}
+		}
+	}
+	return len(behind), lacks
 }
 
 // Drop ends the goal.
