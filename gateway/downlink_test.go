@@ -87,7 +87,7 @@ func TestLeaveIsBounded(t *testing.T) {
 		require.NoError(t, s.displace([]byte("kickout")))
 		time.Sleep(leaveWait - 1)
 		require.Equal(t, im.ReasonNone, ch.reason())
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		synctest.Wait()
 		require.Equal(t, im.ReasonDisplaced, ch.reason())
 	})

@@ -100,7 +100,7 @@ func TestALinkThatBreaksAgain(t *testing.T) {
 		time.Sleep(lateCommit - 1)
 		synctest.Wait()
 		require.Equal(t, im.ReasonNone, old.reason())
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		synctest.Wait()
 		require.Equal(t, im.ReasonSyncNeeded, old.reason())
 	})
