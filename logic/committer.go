@@ -2,6 +2,7 @@ package logic
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"sync"
 	"time"
@@ -103,6 +104,7 @@ func (t *committer) run(ctx context.Context) {
 		wg.Go(func() { s.commitLoop(ctx) })
 		wg.Go(func() { s.dispatchLoop(ctx) })
 	}
+	wg.Go(func() { t.settleDoubts(ctx) })
 	wg.Wait()
 }
 
@@ -155,7 +157,9 @@ func (s *shard) commit(batch []*utterance) {
 	}
 	for _, u := range batch {
 		if err != nil {
-			s.doubt(&u.draft, start)
+			if errors.Is(err, storage.ErrInDoubt) && u.draft.Err == nil {
+				s.doubt(&u.draft, start)
+			}
 			u.draft.Err = errBusy
 		} else if s.doubts.resolve(&u.draft) {
 			u.draft.Duplicate = false // of what nobody was told

@@ -3,6 +3,8 @@ package logic
 import (
 	"context"
 	"errors"
+	"maps"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -203,13 +205,7 @@ func (d *dispatcher) notify(app string, accounts []string, header wire.Header, b
 	if err != nil {
 		return
 	}
-	targets := targets{}
-	for _, sessions := range found {
-		for _, s := range sessions {
-			targets.add(s)
-		}
-	}
-	d.send(targets, header, body)
+	d.send(targetsOf(found), header, body)
 }
 
 // toOthers pushes to the account's devices that understand the feature, but for the channel that asked.
@@ -225,6 +221,19 @@ func (d *dispatcher) toOthers(who storage.AccountKey, asking string, feature wir
 		}
 	}
 	d.send(targets, header, body)
+}
+
+// hint tells accounts' clients that they may have missed a message.
+func (d *dispatcher) hint(accounts map[storage.AccountKey]struct{}) {
+	if len(accounts) == 0 {
+		return
+	}
+	d.log.WithField("accounts", len(accounts)).Warn("messages may be stored that nobody was told of: hinting their members")
+	found, err := d.find(slices.Collect(maps.Keys(accounts)))
+	if err != nil {
+		return
+	}
+	d.send(targetsOf(found), wire.Header{Command: wire.CmdSyncHint}, nil)
 }
 
 // kick tells a displaced session so, and why; its gateway closes the connection.
@@ -271,6 +280,16 @@ func (t targets) add(s storage.Session) {
 	to.channels = append(to.channels, s.Channel)
 	to.acks = to.acks || !keepsCursors(s)
 	t[s.Gateway] = to
+}
+
+func targetsOf(found [][]storage.Session) targets {
+	t := targets{}
+	for _, sessions := range found {
+		for _, s := range sessions {
+			t.add(s)
+		}
+	}
+	return t
 }
 
 // send encodes the body once and queues one packet per gateway. The gateway learns what the packet

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"testing"
 	"time"
 
@@ -15,12 +16,14 @@ import (
 	"github.com/hermod-im/hermod/storage"
 	"github.com/hermod-im/hermod/storage/memory"
 	"github.com/hermod-im/hermod/wire"
+	"github.com/hermod-im/hermod/wire/pb"
 )
 
 // brokenCommits stores every draft under its client id, and says that it has failed while broken.
 type brokenCommits struct {
 	storage.Messages
 	broken bool
+	down   error
 	stored map[string]bool
 }
 
@@ -30,10 +33,12 @@ func (b *brokenCommits) Append(_ context.Context, drafts []*storage.Draft) error
 		b.stored[d.ClientID] = true
 	}
 	if b.broken {
-		return errors.New("connection lost during the commit")
+		return fmt.Errorf("connection lost: %w", storage.ErrInDoubt)
 	}
 	return nil
 }
+
+func (b *brokenCommits) Ping(context.Context) error { return b.down }
 
 // recorder takes what is pushed to gateways, and answers.
 type recorder struct{ packets []wire.LogicPkt }
@@ -91,17 +96,76 @@ func TestMessageInDoubtIsPushedWhenItIsSentAgain(t *testing.T) {
 	require.Len(t, pushed.packets, 1, "an old client would show it twice")
 }
 
+// Flaw 8: a message that was stored by a commit without an answer, and that its sender does not send
+// again, or cannot in a way that tells, was told to nobody until somebody said something else there.
+func TestMembersAreHintedOfWhatStaysInDoubt(t *testing.T) {
+	f := build(t, nil)
+	messages := &brokenCommits{broken: true, stored: map[string]bool{}, down: errors.New("down")}
+	for _, s := range f.committer.shards {
+		s.messages = messages
+	}
+	old1, new1 := f.online("gateway-1", "alice", old, "")[0], f.online("gateway-1", "bob", syncs, "phone")[0]
+	old2 := f.online("gateway-2", "carol", old, "")[0]
+	f.online("gateway-2", "dave", old, "")
+	s := f.committer.shards[0]
+	say := func(dest, clientID string) {
+		h := talkTo("alice", dest)
+		u := &utterance{c: &Context{Packet: wire.LogicPkt{Header: h}, node: f.Node, agent: f.agent, log: quiet()}}
+		u.draft = storage.Draft{App: "demo", Sender: "alice", Dest: dest, Kind: storage.KindUser, ClientID: clientID}
+		s.commit([]*utterance{u})
+	}
+	start := time.Now()
+	say("bob", "")
+	say("carol", "1")
+	hinted := func(after time.Duration) []string {
+		before := len(f.links.pushes())
+		f.committer.hintDue(t.Context(), start.Add(after))
+		var out []string
+		for _, p := range f.links.pushes()[before:] {
+			require.Equal(t, wire.CmdSyncHint, p.Command)
+			require.Empty(t, p.Body)
+			out = append(out, p.Channels...)
+		}
+		slices.Sort(out)
+		return out
+	}
+	require.Empty(t, hinted(time.Hour), "the database does not answer: they would find nothing")
+	messages.down = nil
+	require.Empty(t, hinted(0), "nothing is due")
+	require.Equal(t, []string{old1, new1}, hinted(2*doubtPause), "nobody can ask again for a message without a client id")
+	require.Empty(t, hinted(2*doubtPause))
+	require.True(t, f.committer.inDoubt())
+	require.Equal(t, []string{old1, old2}, hinted(2*doubtWait))
+	require.False(t, f.committer.inDoubt())
+
+	messages.broken = false
+	say("carol", "2")
+	messages.broken = true
+	say("carol", "2")
+	messages.broken = false
+	say("carol", "2")
+	require.Empty(t, hinted(time.Hour), "the sender has asked again")
+}
+
+// An error that leaves no doubt owes nobody anything.
+func TestFailedCommitsAreNoDoubts(t *testing.T) {
+	f := start(t, nil)
+	f.store.set(func() { f.store.err = errors.New("no connection") })
+	f.fails(talkTo("alice", "bob"), &pb.MessageReq{Body: "x", ClientId: "1"}, wire.StatusSystemException)
+	require.False(t, f.committer.inDoubt())
+}
+
 func TestDoubtsAreBounded(t *testing.T) {
 	b, now := newDoubts(), time.Now()
-	draft := func(i int) *storage.Draft { return &storage.Draft{ClientID: fmt.Sprint(i)} }
-	require.True(t, b.note(&storage.Draft{}, now), "without a client id there is nothing to remember")
-	require.False(t, b.any())
+	draft := func(i int) *storage.Draft { return &storage.Draft{ClientID: fmt.Sprint(i), Members: []string{"bob"}} }
 	for i := range maxDoubts {
 		require.True(t, b.note(draft(i), now))
 	}
-	require.False(t, b.note(draft(maxDoubts), now.Add(doubtWait)))
-	require.True(t, b.note(draft(maxDoubts), now.Add(doubtWait+time.Second)), "old ones make room")
-	require.True(t, b.resolve(draft(maxDoubts)))
-	require.False(t, b.resolve(draft(maxDoubts)))
+	require.False(t, b.note(draft(maxDoubts), now))
+	require.True(t, b.resolve(draft(1)))
+	require.False(t, b.resolve(draft(1)))
+	members := map[storage.AccountKey]struct{}{}
+	b.due(now.Add(doubtWait), members)
+	require.Len(t, members, 1)
 	require.False(t, b.any())
 }
