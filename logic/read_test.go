@@ -2,7 +2,6 @@ package logic
 
 import (
 	"errors"
-	"fmt"
 	"math"
 	"strings"
 	"testing"
@@ -83,7 +82,7 @@ func TestSync(t *testing.T) {
 	}
 	var resp pb.SyncResp
 	f.succeeds(asClient("alice", wire.CmdSync), &pb.SyncReq{Cursors: []*pb.Cursor{{Conversation: "7", Seq: 2}}, Limit: 20}, &resp)
-	require.Equal(t, []string{"sync demo alice {Cursors:map[7:{Seq:2 ReadSeq:-1}] Scope:{Buckets:0 Only:[]} Limit:20}"}, f.store.calls())
+	require.Equal(t, []string{"sync demo alice {Cursors:map[7:{Seq:2 ReadSeq:-1}] Scope:{Buckets:0 Only:[]} Limit:20 Bytes:4194304}"}, f.store.calls())
 	want := &pb.SyncResp{Conversations: []*pb.ConversationDelta{
 		{Conversation: "7", Peer: "bob", LastSeq: 3, Messages: []*pb.Message{
 			{MessageId: 30, Seq: 3, Sender: "bob", SendTime: 9, Type: 1, Body: "b", Extra: "e", ClientId: "c"},
@@ -108,7 +107,7 @@ func TestSyncOfBuckets(t *testing.T) {
 		Buckets: 7, Only: []uint32{6, 5}, Cursors: []*pb.Cursor{{Conversation: "5", Seq: 1, ReadSeq: proto.Int64(0)}, {Conversation: "12"}},
 	}, &resp)
 	require.Equal(t, []string{
-		"sync demo alice {Cursors:map[5:{Seq:1 ReadSeq:0} 12:{Seq:0 ReadSeq:-1}] Scope:{Buckets:7 Only:[6 5]} Limit:500}",
+		"sync demo alice {Cursors:map[5:{Seq:1 ReadSeq:0} 12:{Seq:0 ReadSeq:-1}] Scope:{Buckets:7 Only:[6 5]} Limit:500 Bytes:4194304}",
 	}, f.store.calls())
 	require.True(t, proto.Equal(&pb.SyncResp{Gone: []string{"5", "12"}}, &resp), "%v", &resp)
 
@@ -198,38 +197,6 @@ func messages(conversation, first int64, count, size int) (out []storage.Message
 		})
 	}
 	return out
-}
-
-// An answer has at most about answerBytes: a page of 500 messages of 60 KiB was larger than the largest
-// packet of a link, broke it, and the client asked again, and again.
-func TestSyncAnswerIsBounded(t *testing.T) {
-	f := start(t, nil)
-	f.store.news.Deltas = []storage.Delta{
-		{Conversation: 1, Kind: storage.KindUser, Peer: "a", LastSeq: 60, Messages: messages(1, 1, 60, 60<<10)},
-		{Conversation: 2, Kind: storage.KindUser, Peer: "b", LastSeq: 60, Unread: 60, Messages: messages(2, 1, 60, 60<<10)},
-		{Conversation: 3, Kind: storage.KindUser, Peer: "c", LastSeq: 60, Messages: messages(3, 1, 1, 60<<10)},
-		{Conversation: 4, Kind: storage.KindUser, Peer: "d", LastSeq: 60},
-	}
-	var resp pb.SyncResp
-	p := f.succeeds(asClient("alice", wire.CmdSync), &pb.SyncReq{}, &resp)
-	require.Less(t, len(p.Body), answerBytes)
-	require.Greater(t, len(p.Body), answerBytes-100<<10)
-	require.True(t, resp.More)
-	var got []string
-	for _, c := range resp.Conversations {
-		for i, m := range c.Messages {
-			require.EqualValues(t, i+1, m.Seq, "gapless")
-		}
-		got = append(got, fmt.Sprint(c.Conversation, ":", len(c.Messages)))
-	}
-	require.Equal(t, []string{"1:60", "2:7", "4:0"}, got)
-	require.Zero(t, resp.Conversations[1].Unread, "only with the last message")
-
-	// A message that is larger than all of it is served alone.
-	f.store.news.Deltas = []storage.Delta{{Conversation: 1, LastSeq: 2, Messages: messages(1, 1, 2, answerBytes+1)}}
-	f.succeeds(asClient("alice", wire.CmdSync), &pb.SyncReq{}, &resp)
-	require.Equal(t, 1, len(resp.Conversations[0].Messages))
-	require.True(t, resp.More)
 }
 
 func TestHistory(t *testing.T) {

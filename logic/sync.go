@@ -54,16 +54,7 @@ func (s *syncer) sync(ctx context.Context, c *Context, req *pb.SyncReq) (proto.M
 	for _, id := range news.Gone {
 		resp.Gone = append(resp.Gone, conversationID(id))
 	}
-	left := answerBytes
 	for _, d := range news.Deltas {
-		n := fitting(slices.Values(d.Messages), &left)
-		if n < len(d.Messages) {
-			resp.More = true
-			d.Messages, d.Unread = d.Messages[:n], 0 // counted in the page that brings the last one
-			if n == 0 {
-				continue
-			}
-		}
 		resp.Conversations = append(resp.Conversations, deltaOf(d))
 	}
 	return resp, nil
@@ -118,6 +109,7 @@ func syncQuery(req *pb.SyncReq) (storage.SyncQuery, error) {
 		Cursors: make(map[int64]storage.Cursor, len(req.Cursors)),
 		Scope:   storage.Scope{Buckets: req.Buckets, Only: req.Only},
 		Limit:   page(req.Limit, syncPage, syncPage),
+		Bytes:   answerBytes,
 	}
 	for _, k := range req.Cursors {
 		id, err := parseConversation(k.Conversation)

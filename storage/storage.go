@@ -151,6 +151,9 @@ type SyncQuery struct {
 	Scope   Scope
 	// Limit is how many messages are returned at most. A Delta without messages counts as one.
 	Limit int
+	// Bytes is how many bytes the returned messages' Body and Extra have at most; a larger first
+	// message is returned alone. 0 is no limit.
+	Bytes int
 }
 
 // News is what a client lacks.
@@ -160,7 +163,7 @@ type News struct {
 	Deltas []Delta
 	// Gone are conversations of the cursors that the account does not belong to (any more), ascending.
 	Gone []int64
-	// More: there is more than Limit allowed. Gone is complete all the same.
+	// More: there is more than Limit and Bytes allowed. Gone is complete all the same.
 	More bool
 }
 

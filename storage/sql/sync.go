@@ -80,6 +80,8 @@ var talkedIn = fmt.Sprintf("(c.kind <> %d OR c.last_seq > 0)", storage.KindUser)
 // span is the messages of a conversation with a seq in (from, to].
 type span struct{ conversation, from, to int64 }
 
+func (s span) size() int64 { return s.to - s.from }
+
 // where is the condition on messages for the spans.
 func whereSpans(spans []span) (string, []any) {
 	var b strings.Builder
@@ -161,9 +163,11 @@ func (s *Store) Sync(ctx context.Context, app, account string, q storage.SyncQue
 	slices.SortFunc(lacks, func(a, b lack) int {
 		return cmp.Or(cmp.Compare(b.lastID, a.lastID), cmp.Compare(b.conversation, a.conversation))
 	})
-	if news.Deltas, err = s.deltas(db, account, lacks); err != nil {
+	var cut bool
+	if news.Deltas, cut, err = s.deltas(db, account, lacks, q.Bytes); err != nil {
 		return storage.News{}, fmt.Errorf("sync: %w", err)
 	}
+	news.More = news.More || cut
 	return news, nil
 }
 
@@ -214,30 +218,24 @@ func share(lacks []lack, limit int64) (cut bool) {
 	return cut
 }
 
-// deltas reads what is to be answered.
-func (s *Store) deltas(db *gorm.DB, account string, lacks []lack) ([]storage.Delta, error) {
+// deltas reads what is to be answered, and reports whether the bytes were too few for all of it.
+func (s *Store) deltas(db *gorm.DB, account string, lacks []lack, bytes int) (out []storage.Delta, cut bool, err error) {
 	if len(lacks) == 0 {
-		return nil, nil
+		return nil, false, nil
 	}
-	out := make([]storage.Delta, len(lacks))
-	place := make(map[int64]int, len(lacks))
-	var wanted []span
+	out = make([]storage.Delta, len(lacks))
 	for i := range lacks {
-		l := &lacks[i]
-		out[i] = l.delta(account)
-		place[l.conversation] = i
-		if sp := l.span(); sp.to > sp.from {
-			wanted = append(wanted, sp)
-		}
+		out[i] = lacks[i].delta(account)
 	}
-	err := s.spans(db, wanted, func(m storage.Message) {
-		d := &out[place[m.Conversation]]
-		d.Messages = append(d.Messages, m)
-	})
-	if err != nil {
-		return nil, err
+	if cut, err = s.read(db, lacks, out, bytes); err != nil {
+		return nil, false, err
 	}
-	return out, s.countUnread(db, account, lacks, out)
+	if err = s.countUnread(db, account, lacks, out); err != nil {
+		return nil, false, err
+	}
+	i := 0
+	out = slices.DeleteFunc(out, func(storage.Delta) bool { i++; return lacks[i-1].take == 0 })
+	return out, cut, nil
 }
 
 // countUnread sets Unread of the deltas that are complete: it counts among their messages, and asks

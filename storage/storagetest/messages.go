@@ -52,6 +52,7 @@ func Messages(t *testing.T, setup func(t *testing.T) MessagesFactory) {
 		"Content":                testContent,
 		"Sync":                   testSync,
 		"SyncIsFair":             testSyncFair,
+		"SyncBytes":              testSyncBytes,
 		"SyncEmptyGroups":        testSyncEmptyGroups,
 		"SyncCursorsElsewhere":   testSyncCursorsElsewhere,
 		"SyncReads":              testSyncReads,

@@ -5,6 +5,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 
@@ -167,6 +168,62 @@ func testSyncFair(t *testing.T, open MessagesFactory) {
 	messages, pages := syncAll(t, s, "alice", 7) // fewer than conversations
 	require.Len(t, messages, 31)
 	require.Equal(t, (5_000+90+6)/7, pages)
+}
+
+// A page has at most about Bytes, however large messages are, and a conversation with large ones
+// holds no other one up: a page of 500 messages of 60 KiB was larger than the largest packet of a link.
+func testSyncBytes(t *testing.T, open MessagesFactory) {
+	s := open(t, nodeIDs(t, 1))
+	const size, limit = 60 << 10, 4 << 20
+	small := talk(t, s, "small", "alice", 1)[0]
+	quiet := groupNumber(t, group(t, s, "bob", "alice"))
+	want := map[int64]int{small.Conversation: 1}
+	for _, sender := range []string{"large", "larger"} {
+		for range 6 {
+			var batch []*storage.Draft
+			for range 20 {
+				batch = append(batch, draft(sender, "alice", strings.Repeat("x", size)))
+			}
+			want[put(t, s, batch...)[0].Conversation] = 120
+		}
+	}
+	c := newClient("alice")
+	for page := 0; ; page++ {
+		q := c.query(storage.Scope{}, 500)
+		q.Bytes = limit
+		news, err := s.Sync(t.Context(), "app", "alice", q)
+		require.NoError(t, err)
+		bytes := 0
+		for _, d := range news.Deltas {
+			for _, m := range d.Messages {
+				bytes += len(m.Body)
+			}
+			if page == 0 {
+				require.Less(t, len(d.Messages), 50, "fair")
+			}
+			c.apply(t, d)
+		}
+		require.LessOrEqual(t, bytes, limit)
+		if page == 0 {
+			require.Contains(t, c.has, small.Conversation)
+			require.Contains(t, c.has, quiet)
+		}
+		if !news.More {
+			break
+		}
+		require.Greater(t, bytes, limit-2*size, "as much as fits")
+	}
+	for id, n := range want {
+		require.Len(t, c.has[id].messages, n)
+		require.EqualValues(t, n, c.has[id].unread)
+	}
+
+	// A message that is larger than all of it is returned alone.
+	news, err := s.Sync(t.Context(), "app", "alice", storage.SyncQuery{Limit: 500, Bytes: 1000})
+	require.NoError(t, err)
+	require.True(t, news.More)
+	require.Len(t, news.Deltas, 2)
+	require.Len(t, slices.Concat(news.Deltas[0].Messages, news.Deltas[1].Messages), 1)
 }
 
 func testSyncReads(t *testing.T, open MessagesFactory) {
