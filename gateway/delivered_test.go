@@ -293,3 +293,28 @@ func TestAckNamesWhatWasDelivered(t *testing.T) {
 	require.Equal(t, want[1:2], acks[2].Delivered, "what is not acknowledged yet")
 	require.Nil(t, acks[3].Delivered, "a client that syncs")
 }
+
+// A push to clients that keep cursors, and to such that do not.
+func BenchmarkDeliverMessage(b *testing.B) {
+	f, channels := costFixture(b, 1000)
+	for _, features := range []wire.Features{wire.FeatureSync, 0} {
+		for _, ch := range channels {
+			sessionOf(ch).features = features
+		}
+		p := wire.LogicPkt{Header: wire.Header{Command: wire.CmdUserTalk, Flag: wire.FlagPush}, Body: make([]byte, 100)}
+		for _, ch := range channels {
+			p.Channels = append(p.Channels, ch.id)
+		}
+		p.Delivered = runOf(1<<60, 1, 1<<60)
+		b.Run(fmt.Sprint("features=", features.Names()), func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				p.Delivered[0].From++
+				p.Delivered[0].To++
+				p.Delivered[0].MessageID++
+				f.deliverBytes(p.Append(nil))
+			}
+			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/float64(len(channels)), "ns/channel")
+		})
+	}
+}
