@@ -1,6 +1,7 @@
 package faults
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -14,8 +15,8 @@ import (
 )
 
 const (
-	// breath is the time between the end of a fault and the next one of a row.
-	breath = 3 * time.Second
+	// breath is how long everything works before a fault and after it.
+	breath = 2 * time.Second
 	// settleWait is how long everybody may take to have everything, once nothing is broken any more.
 	settleWait = time.Minute
 	// healWait is how long a fault may take to heal: nodes start, servers recover.
@@ -37,44 +38,79 @@ func (s *Site) Load(ctx context.Context, o verify.Options) (*verify.Run, error) 
 	return verify.Start(ctx, o)
 }
 
-// Run runs a row's faults under a load, one after the other and, if there is time, again until a row has
-// lasted that long, and returns what the load has seen. The error says that the row could not be run or judged.
+// Run runs a row's faults under a load, one after the other and again until the row has lasted that long,
+// and returns what the load has seen. The error says that the row could not be run or judged.
 func (s *Site) Run(ctx context.Context, load *verify.Run, row Row, long time.Duration) (verify.Row, error) {
-	load.Begin(row.Name)
-	err := s.repeat(ctx, load, row, long)
-	seen, judged := s.settle(ctx, load)
+	seen := verify.Row{Name: row.Name, Converged: true}
+	for begin, i := time.Now(), 0; i < len(row.Faults) || time.Since(begin) < long; i++ {
+		load.Begin(row.Name)
+		var err error
+		if len(row.Faults) == 0 {
+			err = hold(ctx, long)
+		} else {
+			err = s.harm(ctx, load, row.Faults[i%len(row.Faults)])
+		}
+		one, judged := s.settle(ctx, load)
+		add(&seen, one)
+		if err := errors.Join(err, judged); err != nil {
+			return seen, err
+		}
+	}
 	if row.Unseen && seen.Unknown > 0 {
 		seen.Errors += seen.Unknown // nobody may notice: an end of a connection with a request open is noticed
 	}
-	return seen, errors.Join(err, judged)
+	return seen, nil
 }
 
-// repeat is the faulty part of a row.
-func (s *Site) repeat(ctx context.Context, load *verify.Run, row Row, long time.Duration) error {
-	if len(row.Faults) == 0 {
-		return hold(ctx, long)
+// harm breaks one thing, and lets the load go on for a moment before and after it.
+func (s *Site) harm(ctx context.Context, load *verify.Run, f Fault) error {
+	s.log("%s", f.Name)
+	if err := hold(ctx, breath); err != nil {
+		return err
 	}
-	for begin, i := time.Now(), 0; ; i++ {
-		if i > 0 {
-			if err := hold(ctx, breath); err != nil {
-				return err
-			}
-		}
-		s.log("%s", row.Faults[i%len(row.Faults)].Name)
-		healing, cancel := context.WithTimeout(ctx, healWait)
-		err := row.Faults[i%len(row.Faults)].run(healing)
-		load.Healed()
-		if err == nil {
-			err = s.awaitReady(healing)
-		}
-		cancel()
-		if err != nil {
-			return err
-		}
-		if i+1 >= len(row.Faults) && time.Since(begin) >= long {
-			return nil
-		}
+	ctx, cancel := context.WithTimeout(ctx, healWait)
+	defer cancel()
+	if err := f.run(ctx); err != nil {
+		return err
 	}
+	load.Healed()
+	if err := s.awaitReady(ctx); err != nil {
+		return err
+	}
+	return hold(ctx, breath)
+}
+
+// add adds what was seen in one part of a row to the row. The longest time to converge is the row's.
+func add(sum *verify.Row, part verify.Row) {
+	sum.Duration += part.Duration
+	for _, number := range []struct {
+		sum  *int64
+		part int64
+	}{
+		{&sum.Sent, part.Sent},
+		{&sum.Acked, part.Acked},
+		{&sum.Live, part.Live},
+		{&sum.Synced, part.Synced},
+		{&sum.Lost, part.Lost},
+		{&sum.Doubled, part.Doubled},
+		{&sum.Reordered, part.Reordered},
+		{&sum.Gaps, part.Gaps},
+		{&sum.TwoIDs, part.TwoIDs},
+		{&sum.NotStored, part.NotStored},
+		{&sum.WrongReaders, part.WrongReaders},
+		{&sum.Errors, part.Errors},
+		{&sum.Unanswered, part.Unanswered},
+		{&sum.Unknown, part.Unknown},
+		{&sum.Repeated, part.Repeated},
+		{&sum.Overtaken, part.Overtaken},
+	} {
+		*number.sum += number.part
+	}
+	sum.Healed = sum.Healed || part.Healed
+	sum.Converged = sum.Converged && (part.Converged || !part.Healed)
+	sum.Converge = max(sum.Converge, part.Converge)
+	sum.Unjudged = cmp.Or(sum.Unjudged, part.Unjudged)
+	sum.Examples = append(sum.Examples, part.Examples...)
 }
 
 // settle waits until everybody has everything, and says what was seen.
@@ -179,6 +215,9 @@ func (s *Site) RunAll(ctx context.Context, o verify.Options, chosen func(name st
 	}
 	err := s.runUnder(ctx, o, common, long, &report)
 	for _, row := range own {
+		if ctx.Err() != nil {
+			break
+		}
 		o.Hostile = row.Hostile
 		err = errors.Join(err, s.runUnder(ctx, o, []Row{row}, long, &report))
 	}
