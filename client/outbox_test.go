@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"strings"
 	"sync"
 	"testing"
@@ -447,4 +448,100 @@ func TestCrowdedInbox(t *testing.T) {
 		}
 		equal(t, "alice", alice.bodies(), []string{"lost"})
 	})
+}
+
+// An application that is ended and started again while everything goes wrong: what it sent is
+// stored once, in the order of sending, and each message has one outcome.
+func TestOutboxChaos(t *testing.T) {
+	for seed := range uint64(30) {
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			bubble(t, func(t *testing.T, f *fake) { outboxChaos(t, f, rand.New(rand.NewPCG(seed, 2))) })
+		})
+	}
+}
+
+func outboxChaos(t *testing.T, f *fake, random *rand.Rand) {
+	const sends = 120
+	modern(f)
+	f.members["9"] = []string{"alice", "bob"}
+	f.intercept(func(l *fakeLink, p *wire.LogicPkt) bool {
+		switch random.IntN(10) {
+		case 0:
+			f.refuse(l, p, wire.StatusSystemException)
+		case 1:
+			f.answer(l, p, wire.StatusRateLimited, &pb.ErrorResp{RetryAfterMs: int64(random.IntN(500))})
+		case 2:
+			f.handle(l, p)
+			l.close(1011)
+		case 3:
+			l.close(1001)
+		case 4: // no answer
+		case 5:
+			f.tell(l, wire.CmdGoAway, &pb.GoAway{DelayMs: uint32(random.IntN(2000))})
+			return false
+		default:
+			return false
+		}
+		return true
+	})
+	outbox, store := &MemoryOutbox{}, &MemoryStore{}
+	want := map[string][]string{}
+	told := map[string]int{}
+	heard := map[string][]string{}
+	bob := start(t, f, "bob", func(o *Options) {
+		o.OnMessage = func(m Message) { heard[m.Conversation] = append(heard[m.Conversation], m.Body) }
+	})
+	var alice *user
+	run := func() {
+		alice = start(t, f, "alice", func(o *Options) {
+			o.Outbox, o.Store = outbox, store
+			o.OnMessage = func(m Message) { t.Errorf("heard %+v", m) }
+			o.OnOutcome = func(k Outcome) {
+				if told[k.Draft.Body]++; k.Err != nil {
+					t.Errorf("outcome of %s: %v", k.Draft.Body, k.Err)
+				}
+			}
+		})
+	}
+	run()
+	for i := range sends {
+		var err error
+		body := fmt.Sprint(i)
+		if random.IntN(2) == 0 {
+			_, err = alice.SendGroup(t.Context(), "9", Text(body))
+			want["9"] = append(want["9"], body)
+		} else {
+			_, err = alice.Send(t.Context(), "bob", Text(body))
+			want["u:alice:bob"] = append(want["u:alice:bob"], body)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Duration(random.IntN(300)) * time.Millisecond)
+		if random.IntN(15) == 0 {
+			alice.Close()
+			if err := alice.ended(); err != nil {
+				t.Fatal(err)
+			}
+			run()
+		}
+	}
+	f.intercept(nil)
+	time.Sleep(10 * time.Minute)
+	if err := bob.Sync(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	synctest.Wait()
+	for id, list := range want {
+		equal(t, "stored in "+id, f.stored(id), list)
+		equal(t, "heard in "+id, heard[id], list)
+	}
+	for body, n := range told {
+		if n != 1 {
+			t.Errorf("%d outcomes of %s", n, body)
+		}
+	}
+	if left, _ := outbox.Load(t.Context()); len(told) != sends || len(left) != 0 {
+		t.Errorf("%d outcomes, %d are left", len(told), len(left))
+	}
 }
