@@ -56,7 +56,7 @@ func (p *plainDevice) sendAgain(c *oldclient.Client) error {
 		if err != nil {
 			return err
 		}
-		p.oracle.Answered(m.n, sent.MessageID, sent.Seq, sent.Conversation, nil)
+		p.oracle.Answered(m.n, p.answer(sent))
 	}
 	return nil
 }

@@ -256,6 +256,10 @@ func (p *plainDevice) talk(c *oldclient.Client, m outgoing) (oldclient.Sent, err
 	}
 }
 
+func (p *plainDevice) answer(sent oldclient.Sent) oracle.Answer {
+	return oracle.Answer{ID: sent.MessageID, Seq: sent.Seq, Conversation: sent.Conversation, By: p.device, Shown: true, InOrder: true}
+}
+
 // concluded handles the answer to the message that was to be sent. It stays to be sent if the answer
 // says so, after a wait, or if the connection has ended, which is an error.
 func (p *plainDevice) concluded(sent oldclient.Sent, err error) (retry time.Duration, _ error) {
@@ -265,7 +269,7 @@ func (p *plainDevice) concluded(sent oldclient.Sent, err error) (retry time.Dura
 	case err == nil:
 		p.todo = nil
 		p.inbox.answered(sent)
-		p.oracle.Answered(m.n, sent.MessageID, sent.Seq, sent.Conversation, p.device)
+		p.oracle.Answered(m.n, p.answer(sent))
 		if p.habit == resends {
 			p.sent = append(p.sent, m)
 			p.sent = p.sent[max(0, len(p.sent)-resendLast):]

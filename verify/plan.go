@@ -169,7 +169,7 @@ func (r *Run) makeDevices(rng *rand.Rand) error {
 				r.addPlain(a, "plain", oracle.Seqs, behaves)
 				continue
 			}
-			if err := r.addSDK(a, fmt.Sprintf("sdk%d", i), rng.IntN(2) == 0, false); err != nil {
+			if err := r.addSDK(a, fmt.Sprintf("sdk%d", i), false); err != nil {
 				return err
 			}
 			if i > 0 && i == normal-1 && rng.Float64() < lateShare {
@@ -198,7 +198,7 @@ func (r *Run) addHostile(a int, rng *rand.Rand) error {
 		r.addPlain(a, "flap", oracle.Seqs, flaps)
 	}
 	if drop {
-		return r.addSDK(a, "drop", true, true)
+		return r.addSDK(a, "drop", true)
 	}
 	return nil
 }
@@ -215,36 +215,55 @@ func (r *Run) gatewaysOf(account int, rng *rand.Rand) *gateways {
 
 func (r *Run) deviceRandom() *rand.Rand { return r.random(streamDevices + 2*len(r.devices)) }
 
-func (r *Run) addSDK(a int, name string, echo, bad bool) error {
+// addSDK adds a device with the SDK. One with a bad line restarts its application, too.
+func (r *Run) addSDK(a int, name string, bad bool) error {
 	rng := r.deviceRandom()
 	g := r.gatewaysOf(a, rng)
-	opts := client.Options{
-		Token: client.StaticToken(r.accounts[a].token), Platform: "verify", EchoOwn: echo,
-		Heartbeat: heartbeat, BackoffMax: r.o.BackoffMax,
+	s := &sdkDevice{
+		device: &oracle.Device{Account: a, Name: name, Steady: !bad},
+		oracle: r.oracle,
+		queues: bad || rng.IntN(2) == 0,
+		calm:   r.calm.Load,
+		opts: client.Options{
+			Token: client.StaticToken(r.accounts[a].token), Platform: "verify", EchoOwn: bad || rng.IntN(2) == 0,
+			Heartbeat: heartbeat, BackoffMax: r.o.BackoffMax,
+		},
 	}
-	d := &device{oracle: &oracle.Device{Account: a, Name: name, Steady: !bad}}
+	d := &device{actor: s, oracle: s.device}
 	switch {
 	case bad:
-		if r.secure() {
-			return errors.New("verify: Hostile.Drop needs gateways without TLS")
-		}
-		scheme := "ws"
-		if g.tcp {
-			scheme = "tcp"
-		}
-		var err error
-		if d.relay, err = newRelay(scheme, g.pick, r.calm.Load, r.random(streamDevices+2*len(r.devices)+1)); err != nil {
+		if err := r.spoil(d, s, g); err != nil {
 			return err
 		}
-		opts.Router = r.directory.add(d.relay.url)
-		opts.BackoffMax = min(opts.BackoffMax, badBackoff)
 	case g.router && !g.tcp:
-		opts.Router = r.o.Router
+		s.opts.Router = r.o.Router
 	default:
-		opts.Router = r.directory.add(g.pick)
+		s.opts.Router = r.directory.add(g.pick)
 	}
-	d.actor = newSDKDevice(d.oracle, r.oracle, opts)
+	if err := s.begin(); err != nil {
+		return err
+	}
 	r.add(d, true)
+	return nil
+}
+
+// spoil gives a device a bad line.
+func (r *Run) spoil(d *device, s *sdkDevice, g *gateways) (err error) {
+	if r.secure() {
+		return errors.New("verify: Hostile.Drop needs gateways without TLS")
+	}
+	scheme := "ws"
+	if g.tcp {
+		scheme = "tcp"
+	}
+	rng := r.random(streamDevices + 2*len(r.devices) + 1)
+	restarts := rand.New(rand.NewPCG(rng.Uint64(), rng.Uint64())) // of another goroutine
+	s.restartAfter = func() time.Duration { return time.Duration(restarts.ExpFloat64() * float64(restartMean)) }
+	if d.relay, err = newRelay(scheme, g.pick, r.calm.Load, rng); err != nil {
+		return err
+	}
+	s.opts.Router = r.directory.add(d.relay.url)
+	s.opts.BackoffMax = min(s.opts.BackoffMax, badBackoff)
 	return nil
 }
 

@@ -47,7 +47,8 @@ type Options struct {
 // Hostile are shares of the accounts, 0 to 1, that have one more device, which misbehaves. While a
 // row settles they behave, and must have everything as all others do.
 type Hostile struct {
-	// Drop loses its connection at any byte, every few seconds, and reconnects elsewhere.
+	// Drop loses its connection at any byte, every few seconds, and reconnects elsewhere. Now and then
+	// its application restarts, with the cursors and the outbox that it has kept.
 	Drop float64
 	// Resend sends everything again, after each login and in between.
 	Resend float64

@@ -59,9 +59,20 @@ func (o *Oracle) Idle() <-chan struct{} {
 	return o.idle
 }
 
-// Answered notes a success, the first or that of a repetition, which must say the same. The device
-// counts the message as shown; nil is one that will be given it like any other.
-func (o *Oracle) Answered(n int, id, seq int64, conversation string, d *Device) {
+// Answer is the success of a send.
+type Answer struct {
+	ID, Seq      int64
+	Conversation string
+	// By is the device that sent it.
+	By *Device
+	// Shown: the device shows the message now; otherwise it will be given it like any other.
+	Shown bool
+	// InOrder: the device sends its messages to a conversation one after the other.
+	InOrder bool
+}
+
+// Answered notes a success, the first or that of a repetition, which must say the same.
+func (o *Oracle) Answered(n int, a Answer) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	s := &o.sends[n]
@@ -70,12 +81,30 @@ func (o *Oracle) Answered(n int, id, seq int64, conversation string, d *Device) 
 		o.counts.Acked++
 		o.acked++
 	}
-	o.bind(s.topic, conversation)
-	if !o.place(s.topic, seq, n, id, "was answered") || d == nil {
+	o.bind(s.topic, a.Conversation)
+	if !o.place(s.topic, a.Seq, n, a.ID, "was answered") {
 		return
 	}
-	if v := d.views[s.topic]; v != nil {
-		o.show(v, seq)
+	v := a.By.views[s.topic]
+	if v == nil {
+		return
+	}
+	if a.InOrder {
+		o.judgeSending(v, n, a.Seq)
+	}
+	if a.Shown {
+		o.show(v, a.Seq)
+	}
+}
+
+// judgeSending compares with the latest that the device has said: what is said later is stored later.
+func (o *Oracle) judgeSending(v *view, n int, seq int64) {
+	if n > v.said && seq < v.saidSeq || n < v.said && seq > v.saidSeq {
+		o.trouble(&o.counts.Reordered, "%s/%s said message %d, which is seq %d of %s, and message %d, which is seq %d",
+			o.accounts[v.device.Account], v.device.Name, n, seq, v.topic.name, v.said, v.saidSeq)
+	}
+	if seq > v.saidSeq {
+		v.said, v.saidSeq = n, seq
 	}
 }
 

@@ -123,6 +123,9 @@ type view struct {
 	seen   bits
 	// through: nothing is missing up to here. last is the largest shown, first the smallest.
 	through, last, first int64
+	// said and saidSeq are the latest message that the device itself has sent.
+	said    int
+	saidSeq int64
 	// lost are those that were given up: one that comes after all is not doubled.
 	lost map[int64]bool
 }

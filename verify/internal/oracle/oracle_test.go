@@ -47,8 +47,17 @@ func (s *scene) say() message {
 // said sends and answers the next message: seq and id follow.
 func (s *scene) said() message {
 	m := s.say()
-	s.o.Answered(m.n, id(len(s.sent)), int64(len(s.sent)), conversation, s.phone)
+	s.answered(m, len(s.sent))
 	return m
+}
+
+// answered answers a message to its sender, with this seq.
+func (s *scene) answered(m message, seq int, change ...func(*oracle.Answer)) {
+	a := oracle.Answer{ID: id(seq), Seq: int64(seq), Conversation: conversation, By: s.phone, Shown: true, InOrder: true}
+	for _, f := range change {
+		f(&a)
+	}
+	s.o.Answered(m.n, a)
 }
 
 func id(seq int) int64 { return 1000 + int64(seq) }
@@ -146,11 +155,34 @@ func TestVerdicts(t *testing.T) {
 		}, counts{Sent: 2, Acked: 2, Live: 4, Reordered: 1}},
 		"ids against seqs": {func(s *scene) (counts, []string) {
 			a, b := s.say(), s.say()
-			s.o.Answered(a.n, 9, 1, conversation, s.phone)
-			s.o.Answered(b.n, 8, 2, conversation, s.phone)
+			s.answered(a, 1, func(a *oracle.Answer) { a.ID = 9 })
+			s.answered(b, 2, func(a *oracle.Answer) { a.ID = 8 })
 			c, examples := s.o.Judge(s.o.NewGoal(true))
 			return c, examples
 		}, counts{Sent: 2, Acked: 2, Reordered: 1, Lost: 2}},
+		"said in another order": {func(s *scene) (counts, []string) {
+			a, b := s.say(), s.say()
+			s.sent[0], s.sent[1] = b, a
+			s.answered(a, 2)
+			s.answered(b, 1)
+			s.shown(s.old, 1)
+			s.shown(s.old, 2)
+			return s.judge(1, 2)
+		}, counts{Sent: 2, Acked: 2, Live: 2, Reordered: 1}},
+		"said at the same time": {func(s *scene) (counts, []string) {
+			a, b := s.say(), s.say()
+			s.sent[0], s.sent[1] = b, a
+			s.answered(a, 2, func(a *oracle.Answer) { a.InOrder = false })
+			s.answered(b, 1, func(a *oracle.Answer) { a.InOrder = false })
+			s.shown(s.old, 1)
+			s.shown(s.old, 2)
+			return s.judge(1, 2)
+		}, counts{Sent: 2, Acked: 2, Live: 2}},
+		"to be shown like any other": {func(s *scene) (counts, []string) {
+			s.answered(s.say(), 1, func(a *oracle.Answer) { a.Shown = false })
+			s.shown(s.old, 1)
+			return s.judge(1)
+		}, counts{Sent: 1, Acked: 1, Live: 1, Lost: 1}},
 		"a foreign reader": {func(s *scene) (counts, []string) {
 			s.said()
 			s.shown(s.old, 1)
@@ -183,13 +215,13 @@ func TestVerdicts(t *testing.T) {
 		}, counts{Sent: 1, Acked: 1, Live: 2, WrongReaders: 1}},
 		"two ids for one client id": {func(s *scene) (counts, []string) {
 			m := s.said()
-			s.o.Answered(m.n, 5000, 2, conversation, nil)
+			s.answered(m, 2)
 			s.shown(s.old, 1)
 			return s.judge(1)
 		}, counts{Sent: 1, Acked: 1, Live: 1, TwoIDs: 1}},
 		"a repetition that is answered alike": {func(s *scene) (counts, []string) {
 			m := s.said()
-			s.o.Answered(m.n, id(1), 1, conversation, nil)
+			s.answered(m, 1)
 			s.o.Repeated()
 			s.shown(s.old, 1)
 			return s.judge(1)
@@ -197,7 +229,7 @@ func TestVerdicts(t *testing.T) {
 		"two messages at one seq": {func(s *scene) (counts, []string) {
 			s.said()
 			m := s.say()
-			s.o.Answered(m.n, id(2), 1, conversation, nil)
+			s.answered(m, 1, func(a *oracle.Answer) { a.ID = id(2) })
 			s.shown(s.old, 1)
 			return s.judge(1)
 		}, counts{Sent: 2, Acked: 2, Live: 1, TwoIDs: 1}},
@@ -215,7 +247,7 @@ func TestVerdicts(t *testing.T) {
 		"one conversation with two ids": {func(s *scene) (counts, []string) {
 			s.said()
 			m := s.say()
-			s.o.Answered(m.n, id(2), 2, "78", s.phone)
+			s.answered(m, 2, func(a *oracle.Answer) { a.Conversation = "78" })
 			s.shown(s.old, 1)
 			s.shown(s.old, 2)
 			return s.judge(1, 2)
@@ -253,7 +285,7 @@ func TestVerdicts(t *testing.T) {
 		"a late outcome": {func(s *scene) (counts, []string) {
 			m := s.say()
 			s.judge()
-			s.o.Answered(m.n, id(1), 1, conversation, s.phone)
+			s.answered(m, 1)
 			s.shown(s.old, 1)
 			<-s.o.Idle()
 			return s.judge(1)
@@ -267,7 +299,7 @@ func TestVerdicts(t *testing.T) {
 		}, counts{NotStored: 1}},
 		"a wild seq": {func(s *scene) (counts, []string) {
 			m := s.say()
-			s.o.Answered(m.n, 1, 1<<40, conversation, nil)
+			s.answered(m, 1<<40)
 			return s.judge()
 		}, counts{Sent: 1, Acked: 1, TwoIDs: 1}},
 	} {
@@ -387,11 +419,18 @@ func TestGoal(t *testing.T) {
 	s.shown(s.old, 2)
 	expect("reached again", true, true)
 
+	if n, lacks := all.Behind(1); n != 0 {
+		t.Errorf("%d are behind: %q", n, lacks)
+	}
+
 	late := &oracle.Device{Account: 0, Name: "late", Steady: true}
 	s.o.Open(late)
 	g := s.o.NewGoal(true)
 	if reached(g) {
 		t.Error("a new device has everything")
+	}
+	if n, lacks := g.Behind(1); n != 1 || len(lacks) != 1 || lacks[0] != "a/late lacks seq 1 to 2 of a and b" {
+		t.Errorf("%d are behind: %q", n, lacks)
 	}
 	s.o.Close(late)
 	if !reached(g) {
