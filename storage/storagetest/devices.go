@@ -179,7 +179,7 @@ func testOnePerPlatformRefuses(t *testing.T, open SessionsFactory) {
 	phone, _ := login(t, s, session("alice", "phone", "c1", "g1"), p)
 	login(t, s, on(session("alice", "laptop", "c2", "g1"), "web"), p)
 	refused(t, s, session("alice", "tablet", "c3", "g1"), p, phone)
-	phone, _ = login(t, s, of(session("alice", "phone", "c4", "g1"), "x", 1), p, storage.DisplacedByDevice)
+	login(t, s, of(session("alice", "phone", "c4", "g1"), "x", 1), p, storage.DisplacedByDevice)
 	phone, _ = login(t, s, of(session("alice", "phone", "c5", "g1"), "x", 2), p, storage.DisplacedByReconnect)
 	_, err := s.Login(t.Context(), of(session("alice", "phone", "late", "g1"), "x", 1), p)
 	require.ErrorIs(t, err, storage.ErrSuperseded)
