@@ -341,6 +341,9 @@ func (w *world) actions() map[string]func(*rapid.T) {
 			if to := int64(rapid.IntRange(0, len(r.stored)).Draw(t, "to")); to > r.read {
 				r.read = to
 				at := r.position()
+				// It may have been counted before the last messages were stored.
+				at.LastSeq = int64(rapid.IntRange(int(max(to, r.joined)), len(r.stored)).Draw(t, "counted at"))
+				at.Unread = r.unread(max(to, r.joined), at.LastSeq)
 				w.flying = append(w.flying, flying{reading: id, read: &at})
 			}
 		},

@@ -335,3 +335,25 @@ func TestAttempts(t *testing.T) {
 		}
 	})
 }
+
+// After a move the old gateway's answers are nobody's any more: a refusal must not end what the new
+// one was asked.
+func TestAnswerOfAnotherConnection(t *testing.T) {
+	bubble(t, func(t *testing.T, f *fake) {
+		alice := start(t, f, "alice").online()
+		f.intercept(func(l *fakeLink, p *wire.LogicPkt) bool {
+			if p.Command != wire.CmdTalkAck {
+				return false
+			}
+			refusal := wire.LogicPkt{Header: wire.Header{Command: p.Command, Sequence: p.Sequence, Flag: wire.FlagResponse, Status: wire.StatusNoDestination}}
+			go func() {
+				alice.answer(&session{}, &refusal)
+				f.do(func() { f.handle(l, p) })
+			}()
+			return true
+		})
+		if err := alice.Ack(t.Context(), 1); err != nil {
+			t.Error(err)
+		}
+	})
+}

@@ -29,8 +29,8 @@ type reading struct {
 
 // pass notes a message in its turn.
 func (r *reading) pass(seq int64, mine bool) {
-	if seq == 1 && !r.known {
-		r.known = true // seen from its beginning
+	if seq == 1 && !r.known && r.seq == 0 && r.through == 0 {
+		r.known = true // nothing was told, and all is seen from the beginning
 	}
 	if mine || seq <= r.through {
 		return

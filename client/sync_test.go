@@ -5,6 +5,7 @@ import (
 	"strconv"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/hermod-im/hermod/wire"
 	"github.com/hermod-im/hermod/wire/pb"
@@ -121,6 +122,29 @@ func syncOfMany(t *testing.T, f *fake, n int) {
 	if list := f.syncs(); len(list) != 1 {
 		t.Errorf("%d requests for nothing", len(list))
 	}
+}
+
+// A gap in one of many conversations is closed by asking for its bucket alone.
+func TestGapOfMany(t *testing.T) {
+	bubble(t, func(t *testing.T, f *fake) {
+		modern(f)
+		f.groupsOf(3000, 1)
+		alice, bob := start(t, f, "alice").online(), start(t, f, "bob").online()
+		synctest.Wait()
+		f.do(func() { f.post("2000", "bob", "lost") })
+		f.syncs()
+		if _, err := bob.TalkGroup(t.Context(), "2000", Text("seen")); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(gapWait)
+		if got := alice.bodies()[3000:]; fmt.Sprint(got) != "[lost seen]" {
+			t.Errorf("heard %v", got)
+		}
+		list := f.syncs()
+		if len(list) != 2 || fmt.Sprint(list[0].GetOnly()) != fmt.Sprintf("[%d]", 2000%61) || len(list[0].GetCursors()) > 3000/61+1 {
+			t.Errorf("%d requests, want alice's and bob's", len(list))
+		}
+	})
 }
 
 // A server without digests gets cursors, in one request.
