@@ -2,7 +2,9 @@ package verify_test
 
 import (
 	"context"
+	"database/sql"
 	"io"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -16,10 +18,10 @@ import (
 
 const secret = "a secret of a test, 32 bytes long"
 
-// standalone is a whole system in this process.
-func standalone(t *testing.T) *boot.Standalone {
+// standalone is a whole system in this process, with its files in a folder.
+func standalone(t *testing.T, data string) *boot.Standalone {
 	t.Helper()
-	c, err := boot.StandaloneConfig(t.TempDir())
+	c, err := boot.StandaloneConfig(data)
 	require.NoError(t, err)
 	c.Secret = secret
 	c.Gateway.WS, c.Gateway.TCP, c.Router.Listen, c.Admin.Listen = "127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0", ""
@@ -43,7 +45,7 @@ func standalone(t *testing.T) *boot.Standalone {
 
 // A system without faults has nothing but zeros, whoever misbehaves.
 func TestNoFaults(t *testing.T) {
-	s := standalone(t)
+	s := standalone(t, t.TempDir())
 	r, err := verify.Start(t.Context(), verify.Options{
 		URLs: []string{s.Gateway.WS, s.Gateway.TCP}, Router: s.Router.URL(), Secret: []byte(secret),
 		Accounts: 24, Groups: 6, Devices: 3, OldClients: 0.25, Rate: 200,
@@ -62,4 +64,35 @@ func TestNoFaults(t *testing.T) {
 	t.Logf("%+v", report.Rows)
 	require.NoError(t, err)
 	require.NoError(t, report.Err())
+}
+
+// A system that loses what it has acknowledged is found out.
+func TestDatabaseThatForgets(t *testing.T) {
+	data := t.TempDir()
+	s := standalone(t, data)
+	r, err := verify.Start(t.Context(), verify.Options{
+		URLs: []string{s.Gateway.WS}, Secret: []byte(secret), Accounts: 6, Groups: 2, Devices: 2, Rate: 100, Seed: 1, Log: t.Logf,
+	})
+	require.NoError(t, err)
+	require.NoError(t, r.GoesOn(t.Context(), 100))
+	db, err := sql.Open("sqlite", "file:"+filepath.Join(data, "hermod.db")+"?_pragma=busy_timeout(5000)")
+	require.NoError(t, err)
+	defer db.Close() //nolint:errcheck // done with it
+	result, err := db.ExecContext(t.Context(), "DELETE FROM messages WHERE seq = 2")
+	require.NoError(t, err)
+	forgotten, err := result.RowsAffected()
+	require.NoError(t, err)
+	require.Positive(t, forgotten)
+	row, err := r.Settle(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, forgotten, row.NotStored)
+	require.ErrorContains(t, row.Err(), "not stored")
+
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second) // for what will never come
+	defer cancel()
+	report, err := r.Finish(ctx)
+	require.NoError(t, err)
+	last := report.Rows[len(report.Rows)-1]
+	require.GreaterOrEqual(t, last.Lost, 2*forgotten, "new devices of two accounts at least lack each")
+	require.Error(t, report.Err())
 }
