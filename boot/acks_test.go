@@ -2,7 +2,11 @@ package boot
 
 import (
 	"context"
+	"fmt"
+	"math/rand/v2"
+	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -13,54 +17,66 @@ import (
 	"github.com/hermod-im/hermod/wire/token"
 )
 
-// forgetful is a session store that does not know one account, whose pushes are lost by that as if
-// the logic node had died between the commit and the dispatch.
+// forgetful is a session store that does not find an account's sessions now and then. What is pushed to it is
+// lost by that, as if the logic node had died between the commit and the dispatch, but without a hint.
 type forgetful struct {
 	storage.Sessions
-	mu      sync.Mutex
-	account string        // guarded by mu
-	asked   chan struct{} // for it; capacity 1
-}
-
-func (s *forgetful) forget(account string) {
-	s.mu.Lock()
-	s.account = account
-	s.mu.Unlock()
+	account string
+	forgets func() bool
 }
 
 func (s *forgetful) Find(ctx context.Context, keys []storage.AccountKey) ([][]storage.Session, error) {
 	found, err := s.Sessions.Find(ctx, keys)
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	for i, k := range keys {
-		if err == nil && k.Account == s.account {
+		if err == nil && k.Account == s.account && s.forgets() {
 			found[i] = nil
-			s.asked <- struct{}{}
 		}
 	}
 	return found, err
 }
 
+// forgetfulCluster is logic nodes that lose pushes to bob, a gateway, and a way to sign in there with an old client.
+func forgetfulCluster(t *testing.T, logics int, forgets func() bool) (login func(account string) (*oldclient.Client, error)) {
+	c := newCluster(t)
+	for i := range logics {
+		env := c.env()
+		env.Sessions = &forgetful{Sessions: c.sessions, account: "bob", forgets: forgets}
+		cfg := c.config(fmt.Sprint("logic-", i))
+		cfg.IDs.Node = i
+		l, err := NewLogic(t.Context(), cfg, env)
+		require.NoError(t, err)
+		awaitReady(t, serve(c, env, l))
+	}
+	g := c.gateway("gateway-0")
+	awaitReady(t, g)
+	return func(account string) (*oldclient.Client, error) {
+		tk, err := token.Issue([]byte(secret), token.Claims{Account: account, App: "default", Expires: time.Now().Add(time.Hour)})
+		if err != nil {
+			return nil, err
+		}
+		k, err := oldclient.Dial(g.Service.TCP)
+		if err != nil {
+			return nil, err
+		}
+		return k, k.Login(tk)
+	}
+}
+
 // Flaws 4, 5 and 8: an old client that acknowledges a message had acknowledged everything with a
 // smaller id, what it had never been sent included.
 func TestAckOfAnOldClientHidesNoLostPush(t *testing.T) {
-	c := newCluster(t)
-	store := &forgetful{Sessions: c.sessions, asked: make(chan struct{}, 1)}
-	env := c.env()
-	env.Sessions = store
-	l, err := NewLogic(t.Context(), c.config("logic-0"), env)
-	require.NoError(t, err)
-	awaitReady(t, serve(c, env, l))
-	g := c.gateway("gateway-0")
-	awaitReady(t, g)
-
+	var forgetting atomic.Bool
+	asked := make(chan struct{}, 1)
+	signIn := forgetfulCluster(t, 1, func() bool {
+		if forgetting.Load() {
+			asked <- struct{}{}
+		}
+		return forgetting.Load()
+	})
 	login := func(account string) *oldclient.Client {
-		tk, err := token.Issue([]byte(secret), token.Claims{Account: account, App: "default", Expires: time.Now().Add(time.Hour)})
-		require.NoError(t, err)
-		k, err := oldclient.Dial(g.Service.TCP)
+		k, err := signIn(account)
 		require.NoError(t, err)
 		t.Cleanup(func() { _ = k.Close() })
-		require.NoError(t, k.Login(tk))
 		return k
 	}
 	talk := func(from *oldclient.Client, body string) int64 {
@@ -85,10 +101,10 @@ func TestAckOfAnOldClientHidesNoLostPush(t *testing.T) {
 
 	alice, bob, carol := login("alice"), login("bob"), login("carol")
 	hears(bob, talk(alice, "first"))
-	store.forget("bob")
+	forgetting.Store(true)
 	lost := talk(alice, "lost")
-	<-store.asked
-	store.forget("")
+	<-asked
+	forgetting.Store(false)
 	other := talk(carol, "of another conversation")
 	after := talk(alice, "behind what is lost")
 	hears(bob, other)
@@ -111,4 +127,116 @@ func TestAckOfAnOldClientHidesNoLostPush(t *testing.T) {
 	require.NoError(t, bob.Ack(reply))
 	require.NoError(t, bob.Close())
 	require.Empty(t, index(login("bob")))
+}
+
+// forgetter is an old client that loses every third push and its connection all the time, and acknowledges
+// whatever it has seen last: in this connection, in an earlier one, in the middle of its index.
+type forgetter struct {
+	shown map[int64]int // how often
+	last  int64
+}
+
+func (f *forgetter) show(id int64) {
+	f.shown[id]++
+	f.last = id
+}
+
+// visit is one connection.
+func (f *forgetter) visit(c *oldclient.Client) error {
+	if rand.IntN(3) == 0 && f.last != 0 {
+		if err := c.Ack(f.last); err != nil { // of an earlier connection
+			return err
+		}
+	}
+	index, err := c.OfflineIndexAll()
+	if err != nil {
+		return err
+	}
+	for _, line := range index {
+		f.show(line.MessageID)
+	}
+	if len(index) > 0 && rand.IntN(2) == 0 {
+		if err := c.Ack(index[rand.IntN(len(index))].MessageID); err != nil {
+			return err
+		}
+	}
+	c.Timeout = 20 * time.Millisecond // without a push for so long it leaves
+	for range rand.IntN(30) {
+		m, err := c.ReadMessage()
+		if err != nil {
+			return nil
+		}
+		f.show(m.ID)
+		if rand.IntN(4) == 0 {
+			c.Timeout = patience
+			if err := c.Ack(m.ID); err != nil {
+				return err
+			}
+			c.Timeout = 20 * time.Millisecond
+		}
+	}
+	return nil
+}
+
+// Whatever is lost, delayed or acknowledged out of turn: what is committed is shown.
+func TestOldClientMissesNothing(t *testing.T) {
+	signIn := forgetfulCluster(t, 2, func() bool { return rand.IntN(3) == 0 })
+	const senders, each = 6, 150
+	var mu sync.Mutex
+	var sent []int64
+	var wg sync.WaitGroup
+	for i := range senders {
+		alice, err := signIn(fmt.Sprint("alice-", i))
+		require.NoError(t, err)
+		wg.Go(func() {
+			defer alice.Close() //nolint:errcheck // it has said everything
+			for range each {
+				s, err := alice.Talk("bob", "x")
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				mu.Lock()
+				sent = append(sent, s.MessageID)
+				mu.Unlock()
+			}
+		})
+	}
+	said := make(chan struct{})
+	go func() {
+		wg.Wait()
+		close(said)
+	}()
+	bob := &forgetter{shown: map[int64]int{}}
+	visits := 0
+	for done := false; !done; visits++ {
+		select {
+		case <-said:
+			done = true // once more
+		default:
+		}
+		c, err := signIn("bob")
+		require.NoError(t, err)
+		require.NoError(t, bob.visit(c))
+		require.NoError(t, c.Close())
+	}
+	repeated := 0
+	for _, n := range bob.shown {
+		repeated += n - 1
+	}
+	t.Logf("%d messages, %d visits, %d repeated", len(sent), visits, repeated)
+	require.Len(t, sent, senders*each)
+	missed := slices.DeleteFunc(sent, func(id int64) bool { return bob.shown[id] > 0 })
+	require.Empty(t, missed)
+	c, err := signIn("bob")
+	require.NoError(t, err)
+	defer c.Close() //nolint:errcheck // the test is over
+	index, err := c.OfflineIndexAll()
+	require.NoError(t, err)
+	if len(index) > 0 {
+		require.NoError(t, c.Ack(index[len(index)-1].MessageID))
+	}
+	index, err = c.OfflineIndexAll()
+	require.NoError(t, err)
+	require.Empty(t, index, "all of it can be acknowledged")
 }
