@@ -235,6 +235,18 @@ func TestDisplacedSessionsAreClosed(t *testing.T) {
 	var p wire.LogicPkt
 	require.NoError(t, p.Unmarshal(channels[1].pushed[0]))
 	require.Equal(t, wire.Header{Command: wire.CmdSignIn, Flag: wire.FlagPush}, p.Header)
+
+	// One that was kicked and still has an open request has been told why.
+	sessionOf(channels[2]).open.Add(1)
+	f.deliverPush(&wire.LogicPkt{Header: wire.Header{
+		Command: wire.CmdSignIn, Flag: wire.FlagPush, Link: wire.Link{Channels: []string{channels[2].id}},
+	}})
+	n.on(wire.CmdSessionRestore, reply(&pb.SessionRestoreResp{Displaced: []string{channels[2].id}}))
+	f.leases.restoreAll()
+	f.settle()
+	require.Len(t, channels[2].pushed, 1)
+	sessionOf(channels[2]).answered()
+	require.Equal(t, im.ReasonDisplaced, channels[2].reason())
 }
 
 // Only what is on line is stored again: a login that is under way stores its session by itself, and
