@@ -34,7 +34,7 @@ const (
 	// maxDoubts bounds what one shard remembers. Beyond it all clients are hinted instead.
 	maxDoubts = 10_000
 	// doubtWait is how long a sender is waited for that may ask again.
-	doubtWait = 5 * time.Second
+	doubtWait = 3 * time.Second
 	// doubtPause is the time between looks whether something is due, and that until a doubt is due of
 	// which nobody asks again.
 	doubtPause = time.Second
