@@ -117,8 +117,10 @@ func testTalk(t *testing.T, url string, who func(string) string) {
 		body := strings.Repeat("é", i*100)
 		sent := must[oldclient.Sent](t)(alice.TalkAs(who("bob"), int32(i%5+1), body, "extra"))
 		m := must[oldclient.Message](t)(bob.ReadMessage())
-		want := oldclient.Message{ID: sent.MessageID, Type: int32(i%5 + 1), Body: body, Extra: "extra", Sender: who("alice"), SendTime: sent.SendTime,
-			Seq: sent.Seq, Conversation: sent.Conversation}
+		want := oldclient.Message{
+			ID: sent.MessageID, Type: int32(i%5 + 1), Body: body, Extra: "extra", Sender: who("alice"), SendTime: sent.SendTime,
+			Seq: sent.Seq, Conversation: sent.Conversation,
+		}
 		if m != want {
 			t.Fatalf("got %+v, want %+v", m, want)
 		}

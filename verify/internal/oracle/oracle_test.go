@@ -13,7 +13,6 @@ type scene struct {
 	o                  *oracle.Oracle
 	topic              int
 	phone, old, tablet *oracle.Device // of accounts 0, 1 and 2
-	goal               *oracle.Goal
 	sent               []message
 }
 
