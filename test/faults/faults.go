@@ -26,8 +26,6 @@ type Fault struct {
 type Row struct {
 	Name   string
 	Faults []Fault
-	// Unseen: no client may notice, which is to say that every request is answered well at first.
-	Unseen bool
 	// Missing is why the row cannot be run here; nil if it can.
 	Missing error
 	// Hostile clients are what goes wrong in the row, which has a load of its own.
@@ -47,7 +45,7 @@ func (s *Site) Rows() []Row {
 }
 
 // calm is a row without a fault, to compare the others with.
-func (s *Site) calm() []Row { return []Row{{Name: "none", Unseen: true}} }
+func (s *Site) calm() []Row { return []Row{{Name: "none"}} }
 
 // each makes the row of the same fault of several things.
 func each[T any](name string, things []T, fault func(T) Fault) Row {

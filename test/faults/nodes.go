@@ -63,9 +63,7 @@ func (s *Site) rolling() []Row {
 			Heal:   revive(n),
 		}
 	}
-	row := each("rolling restart of all services", s.Nodes(), restart)
-	row.Unseen = true
-	return []Row{row}
+	return []Row{each("rolling restart of all services", s.Nodes(), restart)}
 }
 
 // revivalPause is how long a supervisor waits before it starts again what has ended at once.
