@@ -321,14 +321,16 @@ func TestAttempts(t *testing.T) {
 		}
 		var attempts []uint64
 		instances := map[string]bool{}
-		for _, p := range f.got {
-			if p.Command == wire.CmdSignIn {
-				var req pb.LoginReq
-				f.decode(&p, &req)
-				attempts = append(attempts, req.GetAttempt())
-				instances[req.GetInstance()] = true
+		f.do(func() {
+			for _, p := range f.got {
+				if p.Command == wire.CmdSignIn {
+					var req pb.LoginReq
+					f.decode(&p, &req)
+					attempts = append(attempts, req.GetAttempt())
+					instances[req.GetInstance()] = true
+				}
 			}
-		}
+		})
 		equal(t, "attempts", attempts, []uint64{1, 2, 3, 4, 1})
 		if len(instances) != 2 || instances[""] {
 			t.Errorf("instances %v", instances)

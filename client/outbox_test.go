@@ -135,7 +135,7 @@ func TestRetryAfter(t *testing.T) {
 		alice := start(t, f, "alice").online()
 		refused := false
 		f.intercept(func(l *fakeLink, p *wire.LogicPkt) bool {
-			if refused && p.Command != wire.CmdGroupCreate {
+			if p.Command != wire.CmdGroupCreate && (refused || p.Command != wire.CmdUserTalk) {
 				return false
 			}
 			refused = true
@@ -153,7 +153,7 @@ func TestRetryAfter(t *testing.T) {
 			t.Errorf("got %v", err)
 		}
 		// Refused for certain, and given up while waiting: it is not stored.
-		refused = false
+		f.do(func() { refused = false })
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
 		if _, err := alice.Talk(ctx, "bob", Text("y")); !errors.Is(err, context.DeadlineExceeded) || errors.Is(err, ErrOutcomeUnknown) {
@@ -462,6 +462,7 @@ func TestOutboxChaos(t *testing.T) {
 
 func outboxChaos(t *testing.T, f *fake, random *rand.Rand) {
 	const sends = 120
+	own := rand.New(rand.NewPCG(random.Uint64(), 3)) // the test's; random is the server's
 	modern(f)
 	f.members["9"] = []string{"alice", "bob"}
 	f.intercept(func(l *fakeLink, p *wire.LogicPkt) bool {
@@ -507,7 +508,7 @@ func outboxChaos(t *testing.T, f *fake, random *rand.Rand) {
 	for i := range sends {
 		var err error
 		body := fmt.Sprint(i)
-		if random.IntN(2) == 0 {
+		if own.IntN(2) == 0 {
 			_, err = alice.SendGroup(t.Context(), "9", Text(body))
 			want["9"] = append(want["9"], body)
 		} else {
@@ -517,8 +518,8 @@ func outboxChaos(t *testing.T, f *fake, random *rand.Rand) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		time.Sleep(time.Duration(random.IntN(300)) * time.Millisecond)
-		if random.IntN(15) == 0 {
+		time.Sleep(time.Duration(own.IntN(300)) * time.Millisecond)
+		if own.IntN(15) == 0 {
 			alice.Close()
 			if err := alice.ended(); err != nil {
 				t.Fatal(err)
