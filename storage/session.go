@@ -12,7 +12,8 @@ type Session struct {
 	// Device is unique within the account; "" is the one default device of old clients.
 	Device   string
 	Platform string
-	// Channel is the connection's id, unique for all times.
+	// Channel is the connection's id, unique for all times. Those of one gateway grow: the longer is the
+	// newer, and of two of one length the greater.
 	Channel string
 	// Gateway is the naming.Instance.ID of the gateway that holds the connection.
 	Gateway  string
@@ -72,8 +73,8 @@ type Admission struct {
 	Displaced []Displaced
 }
 
-// ErrSuperseded: the device has a session with a larger Attempt of the same Instance. This login was
-// late, and nothing was stored.
+// ErrSuperseded: the device has a newer session, with a larger Attempt of the same Instance or, of another
+// Instance or none, with a newer Channel of the same gateway. This login was late, and nothing was stored.
 var ErrSuperseded = errors.New("a newer login of the same client is there")
 
 // ConflictError refuses a login by the policy. Nothing was stored.

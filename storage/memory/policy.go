@@ -24,7 +24,7 @@ func admit(session storage.Session, live []storage.Session, p storage.DevicePoli
 		}
 	}
 	if own != nil && own.Channel != session.Channel {
-		if sameClient(*own, session) && session.Attempt < own.Attempt {
+		if late(session, *own) {
 			return nil, storage.ErrSuperseded
 		}
 		displaced = append(displaced, giveWay(*own, session))
@@ -66,6 +66,18 @@ func newer(a, b storage.Session) bool {
 		return a.Attempt > b.Attempt
 	}
 	return a.LoginAt > b.LoginAt
+}
+
+// late reports whether a login, which is just being stored, began before its device's session.
+func late(login, own storage.Session) bool {
+	switch {
+	case sameClient(login, own):
+		return login.Attempt < own.Attempt
+	case login.Gateway == own.Gateway:
+		return cmp.Or(cmp.Compare(len(login.Channel), len(own.Channel)), cmp.Compare(login.Channel, own.Channel)) < 0
+	default:
+		return false
+	}
 }
 
 // sameClient reports whether one run of a client program has made both sessions.

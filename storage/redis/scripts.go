@@ -111,7 +111,13 @@ local function displace(s, why)
 end
 
 if own and own.channel ~= new.channel then
-  if sameClient(own, new) and new.attempt < own.attempt then return {'late'} end
+  local late = false
+  if sameClient(own, new) then
+    late = new.attempt < own.attempt
+  elseif new.gateway == own.gateway then
+    late = #new.channel < #own.channel or #new.channel == #own.channel and new.channel < own.channel
+  end
+  if late then return {'late'} end
   displace(own, reason(own, new))
 end
 if refuse and #conflicting > 0 then

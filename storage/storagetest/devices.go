@@ -67,6 +67,30 @@ func testLateLogin(t *testing.T, open SessionsFactory) {
 	login(t, s, of(session("alice", "tablet", "c7", "g1"), "run-1", 1), anyone) // another device
 }
 
+// The same with a client that says nothing of itself: the gateway's channels tell the order, where it
+// came back to the same gateway.
+func testLateLoginOfAnOldClient(t *testing.T, open SessionsFactory) {
+	s := open(t)
+	lease(t, s, "g1", longLease)
+	lease(t, s, "g2", longLease)
+	login(t, s, session("alice", "", "g1.z", "g1"), anyone)
+	login(t, s, session("alice", "", "g1.10", "g1"), anyone, storage.DisplacedByDevice)
+	login(t, s, session("alice", "", "g1.1a", "g1"), anyone, storage.DisplacedByDevice)
+	for _, channel := range []string{"g1.z", "g1.10", "g1.19"} {
+		_, err := s.Login(t.Context(), session("alice", "", channel, "g1"), anyone)
+		require.ErrorIs(t, err, storage.ErrSuperseded)
+		_, err = s.Login(t.Context(), of(session("alice", "", channel, "g1"), "x", 9), anyone)
+		require.ErrorIs(t, err, storage.ErrSuperseded)
+	}
+	require.Equal(t, []string{"g1.1a"}, channels(t, s, "alice"))
+	login(t, s, session("alice", "", "g1.1a", "g1"), anyone) // by another node again
+	login(t, s, session("alice", "", "g2.1", "g2"), anyone, storage.DisplacedByDevice)
+	login(t, s, session("alice", "", "g1.1a", "g1"), anyone, storage.DisplacedByDevice) // the store's order
+	// A client that says more is believed: its connections may have overtaken each other.
+	login(t, s, of(session("bob", "", "g1.5", "g1"), "x", 1), anyone)
+	login(t, s, of(session("bob", "", "g1.4", "g1"), "x", 2), anyone, storage.DisplacedByReconnect)
+}
+
 // Nodes' clocks do not decide: logins are ordered by the store, and what it stores is ahead of what it displaces.
 func testClocks(t *testing.T, open SessionsFactory) {
 	s := open(t)

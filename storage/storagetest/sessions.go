@@ -35,6 +35,7 @@ func Sessions(t *testing.T, setup func(t *testing.T) SessionsFactory) {
 		"Restore":                  testRestore,
 		"RestoreObeysTheOrder":     testRestoreOrder,
 		"LateLoginOfOneClient":     testLateLogin,
+		"LateLoginOfAnOldClient":   testLateLoginOfAnOldClient,
 		"Clocks":                   testClocks,
 		"OnePerPlatform":           testOnePerPlatform,
 		"OnePerPlatformRefuses":    testOnePerPlatformRefuses,
@@ -129,8 +130,12 @@ func testLogin(t *testing.T, open SessionsFactory) {
 
 func testLoginRace(t *testing.T, open SessionsFactory) {
 	s := open(t)
-	lease(t, s, "g1", longLease)
-	displaced := race(t, s, func(i int) storage.Session { return session("alice", "phone", fmt.Sprint("c", i), "g1") }, anyone)
+	for i := range racers {
+		lease(t, s, fmt.Sprint("g", i), longLease)
+	}
+	displaced := race(t, s, func(i int) storage.Session {
+		return session("alice", "phone", fmt.Sprint("c", i), fmt.Sprint("g", i))
+	}, anyone)
 	require.Len(t, displaced, racers-1, "every login but the first displaces one")
 	left := find(t, s, "app", "alice")
 	require.Len(t, left, 1)
