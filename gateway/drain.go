@@ -3,11 +3,13 @@ package gateway
 import (
 	"context"
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	"google.golang.org/protobuf/proto"
 
 	im "github.com/hermod-im/hermod"
+	"github.com/hermod-im/hermod/naming"
 	"github.com/hermod-im/hermod/wire"
 	"github.com/hermod-im/hermod/wire/pb"
 )
@@ -21,6 +23,7 @@ import (
 //	– 100 %    what they have asked is answered
 //
 // It stops as soon as no client is left. Few clients are not spread over the whole window: see moveRate.
+// If there is no other gateway to move to, all are closed at once, spread.
 const (
 	moveUntil  = 60 // percent of Config.Drain
 	moveGrace  = 80 // percent; the rest is for the router, the login elsewhere and the close
@@ -55,11 +58,12 @@ func (g *Gateway) moveClients(ctx context.Context) {
 		s.leave(im.ReasonGoingAway)
 	}
 
+	alone := g.alone(ctx)
 	var movers, others []*session
 	for _, s := range g.sessions() {
 		switch {
 		case !s.isOnline(): // Connect will see to it
-		case s.features.Has(wire.FeatureGoAway):
+		case s.features.Has(wire.FeatureGoAway) && !alone:
 			movers = append(movers, s)
 		default:
 			others = append(others, s)
@@ -82,6 +86,22 @@ func (g *Gateway) moveClients(ctx context.Context) {
 	g.awaitGone(ctx, time.Until(start.Add(part(100))))
 }
 
+// alone reports whether there is no other gateway, as far as the registry knows.
+func (g *Gateway) alone(ctx context.Context) bool {
+	ctx, cancel := context.WithTimeout(ctx, findWait)
+	defer cancel()
+	list, err := g.deps.Naming.Find(ctx, naming.ServiceGateway)
+	if err != nil {
+		return false
+	}
+	return !slices.ContainsFunc(list, func(i naming.Instance) bool {
+		return i.ID != g.cfg.Instance.ID && i.State != naming.StateDraining
+	})
+}
+
+// findWait bounds the question whether there are other gateways.
+const findWait = time.Second
+
 // moveDelay is when a client is to move, from now on, if it is to do so at a random point of the span,
 // of which so much is over.
 func moveDelay(span, elapsed time.Duration, random float64) time.Duration {
@@ -101,7 +121,7 @@ func (g *Gateway) goAway(s *session, delay time.Duration) {
 
 // turnAway is for a client whose login was under way when the gateway began to stop.
 func (g *Gateway) turnAway(s *session) {
-	if s.features.Has(wire.FeatureGoAway) {
+	if s.features.Has(wire.FeatureGoAway) && !g.alone(context.Background()) {
 		g.goAway(s, 0)
 		return
 	}

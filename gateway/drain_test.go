@@ -85,7 +85,7 @@ func TestDrainAnswersLogins(t *testing.T) {
 	n.on(wire.CmdSignIn, func(n *logic, a im.Agent, p *wire.LogicPkt) {
 		asked <- func() { signInHandler(n, a, p) }
 	})
-	old, moves := f.dial(), f.dial()
+	old, moves := f.another().dial(), f.dial()
 	old.sendLogin(&pb.LoginReq{Token: tokenOf("alice")})
 	moves.sendLogin(&pb.LoginReq{Token: tokenOf("bob"), Features: []string{"goaway"}})
 	answers := []func(){<-asked, <-asked}
@@ -99,6 +99,25 @@ func TestDrainAnswersLogins(t *testing.T) {
 	require.Zero(t, moves.goneAway())
 	moves.conn.Close()
 	require.NoError(t, <-ended)
+}
+
+// another registers a gateway to which clients can move.
+func (f *fixture) another() *fixture {
+	f.t.Helper()
+	require.NoError(f.t, f.registry.Client().Register(f.t.Context(), naming.Instance{
+		ID: "gateway-2", Service: naming.ServiceGateway, Node: "gateway-2", Address: "127.0.0.1:1", State: naming.StateReady,
+	}))
+	return f
+}
+
+// A gateway whose clients cannot go anywhere does not keep them waiting.
+func TestGoAwayIsNotForTheOnlyGateway(t *testing.T) {
+	f, _ := startPair(t, func(c *Config) { c.Drain = time.Hour })
+	c := f.login("alice", "goaway")
+	ended := f.stopping()
+	c.ended(im.ReasonGoingAway)
+	require.NoError(t, <-ended)
+	require.Zero(t, f.counter("goaways_total", ""))
 }
 
 // goneAway reads gateway.goaway.
@@ -115,7 +134,7 @@ func (c *client) goneAway() time.Duration {
 // once it has (I8).
 func TestGoAway(t *testing.T) {
 	f, n := startPair(t, func(c *Config) { c.Drain = time.Hour })
-	c, other := f.login("alice", "goaway"), f.login("bob", "goaway")
+	c, other := f.another().login("alice", "goaway"), f.login("bob", "goaway")
 	ended := f.stopping()
 	poll(t, "that it is not ready", func() bool { return f.Ready() != nil && f.Ready().Error() == "draining" })
 	for _, c := range []*client{c, other} {
@@ -145,7 +164,7 @@ func TestGoAwayThatIsIgnored(t *testing.T) {
 	n.on(wire.CmdUserTalk, func(_ *logic, a im.Agent, p *wire.LogicPkt) {
 		asked <- func() { respond(a, p, wire.StatusSuccess, nil) }
 	})
-	c := f.login("alice", "goaway")
+	c := f.another().login("alice", "goaway")
 	start := time.Now()
 	ended := f.stopping()
 	c.goneAway()
@@ -164,7 +183,7 @@ func TestGoAwayThatIsIgnored(t *testing.T) {
 // A gateway that stops serves its clients with logic nodes that come meanwhile.
 func TestDrainFollowsTheLogicNodes(t *testing.T) {
 	f, n := startPair(t, func(c *Config) { c.Drain = time.Hour })
-	c := f.login("alice", "goaway", "sync")
+	c := f.another().login("alice", "goaway", "sync")
 	ended := f.stopping()
 	c.goneAway()
 	startLogic(t, f.registry, "logic-2")

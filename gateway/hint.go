@@ -29,7 +29,9 @@ const (
 	hintRate = 20_000 // clients a second
 	hintSpan = 5 * time.Second
 	// lateCommit is how long after its node's death a COMMIT may land: it lies in the database's socket, or
-	// in a packet that TCP sends again, and waits for the disk. Ordinary ones take some milliseconds.
+	// in a packet that TCP sends again, and waits for the disk. Ordinary ones take some milliseconds. It is
+	// also what the other end of a half-open link may take longer than this one to notice, and to note what
+	// it cannot push.
 	lateCommit = 3 * time.Second
 )
 
