@@ -1,7 +1,6 @@
 package gateway
 
 import (
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -16,29 +15,30 @@ import (
 // What a logic node without a link could not push comes with the answer to the lease: exactly these
 // clients are told, and the node's store that they have been.
 func TestMissedComesWithTheLease(t *testing.T) {
-	f, n := startPair(t, func(c *Config) { c.Lease = 30 * time.Millisecond })
-	missed, old, kicked, other := f.login("alice", "sync"), f.login("bob"), f.login("carol", "sync"), f.login("dave", "sync")
-	var answers, told atomic.Int64
-	n.on(wire.CmdSessionRenew, func(_ *logic, a im.Agent, p *wire.LogicPkt) {
+	f, n := leaseFixture(t)
+	f.settle()
+	clients := f.online(4)
+	missed, old, kicked, other := clients[0], clients[1], clients[2], clients[3]
+	sessionOf(old).features = 0
+	renew := func(missed *pb.Missed) (told int64) {
+		n.on(wire.CmdSessionRenew, reply(&pb.LeaseRenewResp{Missed: missed}))
+		f.leases.renewed = time.Now().Add(-f.cfg.Lease / 2)
+		f.settle()
+		asked := n.got(wire.CmdSessionRenew)
 		var req pb.LeaseRenewReq
-		_ = proto.Unmarshal(p.Body, &req)
-		resp := &pb.LeaseRenewResp{}
-		if answers.Add(1) == 1 {
-			resp.Missed = &pb.Missed{
-				Channels: []string{missed.channel, old.channel, "gateway-1.gone"}, Kicked: []string{kicked.channel, "gateway-1.gone"}, UpTo: 47,
-			}
-		}
-		told.Store(req.Told)
-		respond(a, p, wire.StatusSuccess, resp)
-	})
-	require.Equal(t, wire.CmdSyncHint, missed.read().Command)
-	old.ended(im.ReasonSyncNeeded)
-	require.Equal(t, wire.CmdSignIn, kicked.read().Command)
-	kicked.ended(im.ReasonDisplaced)
-	poll(t, "the confirmation", func() bool { return told.Load() == 47 })
-	n.push(t, wire.CmdUserTalk, nil, other.channel)
-	require.Equal(t, wire.CmdUserTalk, other.read().Command, "and nothing before")
+		require.NoError(t, proto.Unmarshal(asked[len(asked)-1].Body, &req))
+		return req.Told
+	}
+	require.Zero(t, renew(&pb.Missed{
+		Channels: []string{missed.id, old.id, "gateway-1.gone"}, Kicked: []string{kicked.id, "gateway-1.gone"}, UpTo: 47,
+	}))
+	require.Equal(t, [][]byte{syncHint}, missed.pushed)
+	require.Equal(t, im.ReasonNone, missed.reason())
+	require.Equal(t, im.ReasonSyncNeeded, old.reason())
+	require.Equal(t, im.ReasonDisplaced, kicked.reason())
+	require.Empty(t, other.pushed)
 	require.EqualValues(t, 2, f.counter("hinted_total", "unlinked"))
+	require.EqualValues(t, 47, renew(nil))
 }
 
 // More than is named is everybody.
