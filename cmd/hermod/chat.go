@@ -86,7 +86,11 @@ type chat struct {
 	client *client.Client
 	out    io.Writer // safe for concurrent use
 
+	// unread holds one wake-up when there is more on the screen than the server knows to be read.
+	unread chan struct{}
+
 	mu     sync.Mutex
+	id     string           // of the conversation, "" while nothing was said; guarded by mu
 	shown  int64            // seq of the last message on the screen; guarded by mu
 	early  []client.Message // what came before the history; guarded by mu
 	opened bool             // the history is on the screen; guarded by mu
@@ -109,7 +113,7 @@ func (f *chatFlags) run(ctx context.Context) error {
 		return err
 	}
 	defer screen.restore()
-	c := &chat{flags: f, out: screen.output}
+	c := &chat{flags: f, out: screen.output, unread: make(chan struct{}, 1)}
 	c.client, err = client.New(client.Options{
 		URL:       f.url,
 		Router:    f.router,
@@ -128,6 +132,9 @@ func (f *chatFlags) run(ctx context.Context) error {
 	defer stop()
 	ended := make(chan error, 1)
 	go func() { ended <- c.client.Run(ctx) }()
+	if screen.interactive {
+		go c.read(ctx)
+	}
 	typed := make(chan error, 1)
 	lines := make(chan string, typeAhead)
 	go func() {
@@ -184,7 +191,7 @@ func (c *chat) open(ctx context.Context) error {
 			c.show(m, mark(m, c.flags.as))
 		}
 	}
-	c.shown = max(c.shown, page.LastSeq)
+	c.advance(page.Conversation, page.LastSeq)
 	c.opened = true
 	for _, m := range c.early {
 		c.receiveLocked(m)
@@ -235,8 +242,34 @@ func (c *chat) receive(m client.Message) {
 func (c *chat) receiveLocked(m client.Message) {
 	ours := c.flags.group != "" && m.Group == c.flags.group || c.flags.to != "" && m.Peer == c.flags.to
 	if ours && m.Seq > c.shown {
-		c.shown = m.Seq
+		c.advance(m.Conversation, m.Seq)
 		c.show(m, mark(m, c.flags.as))
+	}
+}
+
+// advance notes what is on the screen. Called with mu held.
+func (c *chat) advance(conversation string, seq int64) {
+	c.id, c.shown = conversation, max(c.shown, seq)
+	select {
+	case c.unread <- struct{}{}:
+	default:
+	}
+}
+
+// read tells the server, and by it your other devices, that you have read what is on the screen.
+func (c *chat) read(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-c.unread:
+		}
+		c.mu.Lock()
+		id, seq := c.id, c.shown
+		c.mu.Unlock()
+		if id != "" {
+			_ = c.client.MarkRead(ctx, id, seq) // it is a courtesy
+		}
 	}
 }
 
