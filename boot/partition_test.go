@@ -159,10 +159,11 @@ func TestHalfOpenLinkUnderLoad(t *testing.T) {
 
 	start := time.Now()
 	network.pipe("logic-0").hold()
+	await(t, "hints", func() bool { return cut.counter(t, "hermod_gateway_hinted_total") > 0 })
+	t.Logf("the link is found to be dead after %v", time.Since(start).Round(time.Millisecond))
+	require.Less(t, time.Since(start), linkReadWait+3*time.Second)
 	a.progress()
 	t.Logf("all senders go on after %v", time.Since(start).Round(time.Millisecond))
-	require.Less(t, time.Since(start), linkReadWait+5*time.Second)
-	require.Positive(t, cut.counter(t, "hermod_gateway_hinted_total"))
 	require.Zero(t, whole.counter(t, "hermod_gateway_hinted_total"))
 	stored(t, logics[0], 20) // for the other gateway
 	at := time.Now()
