@@ -12,24 +12,25 @@ import (
 	"github.com/hermod-im/hermod/wire/pb"
 )
 
-// CreateGroup creates a group and returns its id. It is not sent twice: after an error that is
+// CreateGroup creates a group and returns its id. A sync follows, as after JoinGroup and QuitGroup,
+// so that Conversations has what changed. It is not sent twice: after an error that is
 // Retryable the group may exist.
 func (c *Client) CreateGroup(ctx context.Context, g NewGroup) (string, error) {
 	var resp pb.GroupCreateResp
 	err := c.do(ctx, &request{command: wire.CmdGroupCreate, into: &resp, body: &pb.GroupCreateReq{
 		Name: g.Name, Avatar: g.Avatar, Introduction: g.Introduction, Members: g.Members,
-	}})
+	}, answered: c.inbox.Hint})
 	return resp.GetGroupId(), err
 }
 
 // JoinGroup makes this account a member; it reads from the next message on.
 func (c *Client) JoinGroup(ctx context.Context, group string) error {
-	return c.do(ctx, &request{command: wire.CmdGroupJoin, body: &pb.GroupJoinReq{Account: c.Account(), GroupId: group}})
+	return c.do(ctx, &request{command: wire.CmdGroupJoin, body: &pb.GroupJoinReq{Account: c.Account(), GroupId: group}, answered: c.inbox.Hint})
 }
 
 // QuitGroup ends this account's membership.
 func (c *Client) QuitGroup(ctx context.Context, group string) error {
-	return c.do(ctx, &request{command: wire.CmdGroupQuit, body: &pb.GroupQuitReq{Account: c.Account(), GroupId: group}})
+	return c.do(ctx, &request{command: wire.CmdGroupQuit, body: &pb.GroupQuitReq{Account: c.Account(), GroupId: group}, answered: c.inbox.Hint})
 }
 
 // Group returns what a member may know of a group.

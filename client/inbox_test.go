@@ -534,3 +534,23 @@ func TestInbox(t *testing.T) {
 		}))
 	}
 }
+
+// A server that was set back to a backup is behind the client: it cannot count what the client has,
+// and a sync that asks for it must not be followed by another one, and another one.
+func TestServerBehindClient(t *testing.T) {
+	b := NewInbox(InboxOptions{Limit: limit, Page: page, Chunk: 2, Reads: true})
+	b.Restore(map[string]int64{"1": 9})
+	b.Connected(true)
+	for syncs := 0; b.SyncWanted() != WantNothing; syncs++ {
+		if syncs == 2 {
+			t.Fatal("it syncs for ever")
+		}
+		b.Begin()
+		b.Request()
+		b.Page(Answer{Deltas: []Delta{{Conversation: "1", Group: "1", LastSeq: 5, ReadSeq: 5}}})
+		b.End()
+	}
+	if k, _ := b.Conversation("1"); k.Counted || k.Seq != 9 {
+		t.Errorf("it is %+v", k)
+	}
+}

@@ -73,7 +73,8 @@ func (b *Inbox) position(id string, c *conversation, p ReadPosition, mine bool) 
 	}
 	known, seq := c.read.known, c.read.seq
 	if !c.read.update(p) {
-		b.stale = true
+		// Ask again, once: a server that was set back to a backup has no better answer.
+		b.stale = b.stale || known
 		return
 	}
 	if c.known && !mine && (!known || c.read.seq > seq) {
