@@ -93,6 +93,9 @@ func (g *gateways) lookup(ctx context.Context) ([]string, error) {
 		return nil, fmt.Errorf("lookup: %w", errors.Unwrap(err)) // without the URL, which has the token
 	}
 	defer resp.Body.Close() //nolint:errcheck // read only
+	if resp.StatusCode == http.StatusUnauthorized {
+		return nil, errors.New("lookup: status 401: is this the cluster's secret?")
+	}
 	var answer struct{ Domains []string }
 	if err := json.NewDecoder(io.LimitReader(resp.Body, 1<<20)).Decode(&answer); err != nil || resp.StatusCode != http.StatusOK {
 		return nil, fmt.Errorf("lookup: status %d", resp.StatusCode)
