@@ -70,6 +70,7 @@ func TestCluster(t *testing.T) {
 	t.Run("going away", func(t *testing.T) { testGoingAway(t, c) })
 	t.Run("redis emptied", func(t *testing.T) { testRedisEmptied(t, c) })
 	t.Run("redis goes back", func(t *testing.T) { testRedisGoesBack(t, c) })
+	t.Run("logic frozen", func(t *testing.T) { testLateLogins(t, c) })
 	t.Run("gateway killed", func(t *testing.T) { testGatewayKilled(t, c) })
 	t.Run("restarts", func(t *testing.T) { testRestarts(t, c) })
 }

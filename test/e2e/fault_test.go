@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strconv"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -62,6 +63,75 @@ func testRedisGoesBack(t *testing.T, c *site) {
 	carol.closed(im.ReasonSyncNeeded)
 	alice.say(bob.account, "are you there?")
 	bob.hears(wire.CmdUserTalk, bob.account, alice.account, "are you there?")
+}
+
+// Logins that a frozen logic node had been given are done when it goes on. Their clients have come back
+// meanwhile, at the same gateway or, where they say which connection is the newer, at another: they
+// were kicked by their own former logins.
+func testLateLogins(t *testing.T, c *site) {
+	node := c.Logics[0]
+	const clients = 16 // about half of whose connections meet the frozen node
+	connections := func() float64 { return metric(t, "hermod_gateway_connections", "", c.Gateways[0]) }
+	before := connections()
+	connect := func(i, gateway int, attempt uint64) (*user, <-chan *wire.LogicPkt) {
+		req := modern("d")
+		req.Token = c.token(t, fmt.Sprint("frozen-", i))
+		if i%2 == 1 {
+			req.Instance, req.Attempt = "run", attempt
+		}
+		d, err := dial(c.GatewayURLs[gateway])
+		require.NoError(t, err)
+		t.Cleanup(d.hangUp)
+		answer, err := d.start(wire.CmdSignIn, "", req)
+		require.NoError(t, err)
+		return &user{d, t}, answer
+	}
+
+	require.NoError(t, node.Signal(syscall.SIGSTOP))
+	t.Cleanup(func() { _ = node.Signal(syscall.SIGCONT) })
+	for i := range clients {
+		connect(i, 0, 1)
+	}
+	eventually(t, wait, "the gateway has all first logins", func() bool { return connections() == before+clients })
+	back, answers := make([]*user, clients), make([]<-chan *wire.LogicPkt, clients)
+	for i := range back {
+		back[i], answers[i] = connect(i, i%2, 2)
+	}
+	eventually(t, wait, "the other node has done its part", func() bool {
+		done := 0
+		for _, answer := range answers {
+			done += len(answer)
+		}
+		return done > 0
+	})
+	require.NoError(t, node.Signal(syscall.SIGCONT))
+	for i, answer := range answers {
+		p, ok := <-answer
+		require.True(t, ok)
+		require.Equal(t, wire.StatusSuccess, p.Status, "the login of frozen-%d", i)
+	}
+
+	bob := c.user(t, c.GatewayTCPURLs[1], "frozen-bob", modern("d"))
+	for i, u := range back {
+		u.account = fmt.Sprint("frozen-", i)
+		eventually(t, wait, u.account+" is reached", func() bool { // unless the link is given up: then it is hinted
+			bob.say(u.account, "still there?")
+			soon, cancel := context.WithTimeout(context.Background(), time.Second)
+			defer cancel()
+			for {
+				p, err := u.next(soon)
+				if err != nil {
+					require.ErrorIs(t, err, context.DeadlineExceeded, "the connection of %s", u.account)
+					return false
+				}
+				require.NotEqual(t, wire.CmdSignIn, p.Command, "%s was kicked", u.account)
+				if p.Command == wire.CmdUserTalk {
+					return true
+				}
+			}
+		})
+		require.Len(t, c.found(t, u.account), 1)
+	}
 }
 
 // hinted takes the next push, which must be sync.hint.
