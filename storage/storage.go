@@ -141,7 +141,7 @@ type Scope struct {
 
 // Has reports whether the conversation is meant.
 func (s Scope) Has(conversation int64) bool {
-	return len(s.Only) == 0 || slices.Contains(s.Only, uint32(conversation%int64(s.Buckets)))
+	return len(s.Only) == 0 || s.Buckets > 0 && slices.Contains(s.Only, uint32(conversation%int64(s.Buckets)))
 }
 
 // SyncQuery asks what a client lacks.
