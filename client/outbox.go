@@ -332,7 +332,7 @@ func (c *Client) runLane(ctx context.Context, d dest, l *lane) {
 		if m == nil {
 			return
 		}
-		err := c.mayTalk(attempt)
+		err := c.mayTalk(attempt, m)
 		if err == nil {
 			err = c.do(attempt, m.request)
 		}
@@ -359,16 +359,23 @@ func (c *Client) nextOf(ctx context.Context, d dest, l *lane) (*outgoing, contex
 	return m, attempt
 }
 
-// mayTalk waits until the inbox can keep the answer.
-func (c *Client) mayTalk(ctx context.Context) error {
+// mayTalk waits until the inbox can keep the answer. A Talk does not wait: it may have been called by
+// OnMessage, without whose return there may never be room.
+func (c *Client) mayTalk(ctx context.Context, m *outgoing) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	return c.wait(ctx, func() bool {
+	full := false
+	err := c.wait(ctx, func() bool {
 		ok := c.inbox.MayTalk()
+		full = !ok && !m.told
 		c.outbox.crowded = c.outbox.crowded || !ok
-		return ok
+		return ok || full
 	})
+	if full {
+		return ErrQueueFull
+	}
+	return err
 }
 
 // giveUp ends a message whose caller waits no longer.

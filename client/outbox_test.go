@@ -441,6 +441,9 @@ func TestCrowdedInbox(t *testing.T) {
 		if n := len(f.stored("u:alice:bob")); n != 1+4 {
 			t.Errorf("%d are stored", n)
 		}
+		if _, err := alice.Talk(t.Context(), "carol", Text("x")); !errors.Is(err, ErrQueueFull) {
+			t.Errorf("talk: %v", err)
+		}
 		f.intercept(nil)
 		time.Sleep(time.Minute)
 		if n := len(f.stored("u:alice:bob")); n != 1+10 {
