@@ -135,6 +135,7 @@ func (o *Oracle) Leaving(topic, account int) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	t := o.topics[topic]
+	t.members[account].leaving = true
 	for _, d := range o.devices {
 		if v := d.views[t]; v != nil && d.Account == account {
 			delete(d.views, t)

@@ -82,6 +82,8 @@ type span struct {
 	// after is the seq before the first one. While joining it is only the least that it can be.
 	after   int64
 	joining bool
+	// leaving: it has asked to quit, and perhaps nobody has said that it has.
+	leaving bool
 	// left: it has quit, before message number gone was sent.
 	left bool
 	gone int
@@ -185,7 +187,7 @@ func (o *Oracle) Close(d *Device) {
 // while the account is joining.
 func (o *Oracle) watch(d *Device, t *topic) {
 	s := t.members[d.Account]
-	if s == nil || s.left {
+	if s == nil || s.leaving {
 		return
 	}
 	v := &view{device: d, topic: t, through: s.after}

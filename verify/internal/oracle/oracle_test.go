@@ -361,6 +361,14 @@ func TestMembership(t *testing.T) {
 			s.shown(s.tablet, 2)
 			s.o.Left(s.topic, 2)
 		}, oracle.Counts{}},
+		// Regression: the quit was made, its answer lost, and a new device was expected to have everything.
+		"nothing is expected of a new device of who may have left": {func(s *scene) {
+			s.o.Joining(s.topic, 2)
+			s.o.Joined(s.topic, 2, 0)
+			s.o.Leaving(s.topic, 2)
+			s.said()
+			s.o.Open(&oracle.Device{Account: 2, Name: "fresh"})
+		}, oracle.Counts{}},
 		"after leaving": {func(s *scene) {
 			s.o.Joining(s.topic, 2)
 			s.o.Joined(s.topic, 2, 0)
