@@ -75,8 +75,13 @@ func (b *Barrier) Err() error {
 	return b.reason
 }
 
-// Run works the barrier until ctx ends.
+// Run works the barrier until ctx ends. From then on Err says that the node stops.
 func (b *Barrier) Run(ctx context.Context) error {
+	defer func() {
+		if ctx.Err() != nil {
+			b.setReason(errors.New("stopping"))
+		}
+	}()
 	b.setReason(errors.New("waiting for the registry"))
 	if err := b.opts.Registration.Publish(ctx, setState(naming.StateJoining)); err != nil {
 		return err

@@ -61,6 +61,7 @@ func join(t *testing.T, registry *memory.Registry, wrap func(naming.Naming) nami
 	t.Cleanup(func() {
 		stop()
 		wg.Wait()
+		require.ErrorContains(t, j.Err(), "stopping", "a node that stops said for as long as it drained that it was ready")
 		require.NoError(t, client.Close())
 	})
 	return j
