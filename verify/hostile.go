@@ -2,6 +2,7 @@ package verify
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/hermod-im/hermod/verify/oldclient"
@@ -15,6 +16,7 @@ const (
 	resends       // sends everything again
 	deafens       // reads nothing for a while
 	flaps         // hangs up as soon as it has logged in
+	drops         // hangs up every few seconds, with what it has not read yet
 )
 
 const (
@@ -27,6 +29,9 @@ const (
 	deafMean, deafMax = 6 * time.Second, 20 * time.Second
 )
 
+// errHungUp: the device has dropped its connection.
+var errHungUp = errors.New("hung up")
+
 // misbehave does what the device's habit is, unless all are to be calm.
 func (p *plainDevice) misbehave(ctx context.Context, c *oldclient.Client) error {
 	if p.calm() {
@@ -36,6 +41,8 @@ func (p *plainDevice) misbehave(ctx context.Context, c *oldclient.Client) error 
 	case p.habit == resends && time.Now().After(p.again):
 		p.again = time.Now().Add(resendPause)
 		return p.sendAgain(c)
+	case p.habit == drops && time.Now().After(p.dropAt):
+		return errHungUp
 	case p.habit == deafens && time.Now().After(p.deaf):
 		p.deaf = time.Now().Add(p.deafAfter())
 		for until := time.Now().Add(p.deafAfter()); time.Now().Before(until) && !p.calm() && ctx.Err() == nil; {

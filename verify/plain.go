@@ -65,12 +65,13 @@ type plainDevice struct {
 	onLine atomic.Bool
 
 	// Owned by run.
-	todo  *outgoing  // not answered
-	tries int        // how often it was sent
-	next  time.Time  // when to send it again
-	sent  []outgoing // the last ones that were answered
-	again time.Time  // when to send them again
-	deaf  time.Time  // when to stop reading
+	todo   *outgoing  // not answered
+	tries  int        // how often it was sent
+	next   time.Time  // when to send it again
+	sent   []outgoing // the last ones that were answered
+	again  time.Time  // when to send them again
+	deaf   time.Time  // when to stop reading
+	dropAt time.Time  // when to hang up
 }
 
 func (p *plainDevice) online() <-chan struct{} { return p.up }
@@ -94,7 +95,7 @@ func (p *plainDevice) run(ctx context.Context) {
 			pause(ctx, flapPause)
 			continue
 		}
-		if time.Since(began) > stableAfter {
+		if time.Since(began) > stableAfter || errors.Is(err, errHungUp) {
 			failures = 0
 		}
 		if ctx.Err() == nil && p.log != nil {
@@ -159,6 +160,7 @@ func (p *plainDevice) serve(ctx context.Context, c *oldclient.Client) error {
 	p.once.Do(func() { close(p.up) })
 	p.again = time.Now()
 	p.deaf = time.Now().Add(p.deafAfter())
+	p.dropAt = time.Now().Add(time.Duration(p.rng.ExpFloat64() * float64(cutMean)))
 	for pinged := time.Now(); ctx.Err() == nil; {
 		push, ok, err := c.Poll(pollWait)
 		if err != nil {

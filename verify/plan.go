@@ -157,16 +157,22 @@ func parallel(n, atOnce int, do func(i int) error) error {
 // makeDevices plans the devices of all accounts.
 func (r *Run) makeDevices(rng *rand.Rand) error {
 	for a := range r.accounts {
-		normal := r.o.Devices
+		normal, plainHabit := r.o.Devices, behaves
+		if rng.Float64() < r.o.Hostile.Drop {
+			plainHabit = drops
+			if err := r.addSDK(a, "drop", true); err != nil {
+				return err
+			}
+		}
 		if rng.Float64() < r.o.OldClients {
-			r.addPlain(a, "", oracle.IDs, behaves)
+			r.addPlain(a, "", oracle.IDs, plainHabit)
 			if normal--; a%2 == 0 {
 				normal = 0
 			}
 		}
 		for i := range normal {
 			if i == normal-1 && a%plainEvery == 0 {
-				r.addPlain(a, "plain", oracle.Seqs, behaves)
+				r.addPlain(a, "plain", oracle.Seqs, plainHabit)
 				continue
 			}
 			if err := r.addSDK(a, fmt.Sprintf("sdk%d", i), false); err != nil {
@@ -178,27 +184,15 @@ func (r *Run) makeDevices(rng *rand.Rand) error {
 				late.oracle.Steady = false
 			}
 		}
-		if err := r.addHostile(a, rng); err != nil {
-			return err
+		if rng.Float64() < r.o.Hostile.Resend {
+			r.addPlain(a, "resend", oracle.Seqs, resends)
 		}
-	}
-	return nil
-}
-
-func (r *Run) addHostile(a int, rng *rand.Rand) error {
-	h := r.o.Hostile
-	drop, resend, deaf, flap := rng.Float64() < h.Drop, rng.Float64() < h.Resend, rng.Float64() < h.Deaf, rng.Float64() < h.Flap
-	if resend {
-		r.addPlain(a, "resend", oracle.Seqs, resends)
-	}
-	if deaf {
-		r.addPlain(a, "deaf", oracle.Seqs, deafens)
-	}
-	if flap {
-		r.addPlain(a, "flap", oracle.Seqs, flaps)
-	}
-	if drop {
-		return r.addSDK(a, "drop", true)
+		if rng.Float64() < r.o.Hostile.Deaf {
+			r.addPlain(a, "deaf", oracle.Seqs, deafens)
+		}
+		if rng.Float64() < r.o.Hostile.Flap {
+			r.addPlain(a, "flap", oracle.Seqs, flaps)
+		}
 	}
 	return nil
 }
@@ -293,7 +287,7 @@ func (r *Run) addPlain(a int, name string, kind oracle.Kind, h habit) {
 		p.inbox = newSeqInbox(d.oracle, r.oracle)
 	}
 	d.actor = p
-	r.add(d, h == behaves || h == resends)
+	r.add(d, h != deafens && h != flaps)
 }
 
 func (r *Run) add(d *device, sends bool) {

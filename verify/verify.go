@@ -48,7 +48,8 @@ type Options struct {
 // row settles they behave, and must have everything as all others do.
 type Hostile struct {
 	// Drop loses its connection at any byte, every few seconds, and reconnects elsewhere. Now and then
-	// its application restarts, with the cursors and the outbox that it has kept.
+	// its application restarts, with the cursors and the outbox that it has kept. The account's plain
+	// and old clients hang up as often.
 	Drop float64
 	// Resend sends everything again, after each login and in between.
 	Resend float64

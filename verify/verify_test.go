@@ -49,7 +49,7 @@ func TestNoFaults(t *testing.T) {
 	r, err := verify.Start(t.Context(), verify.Options{
 		URLs: []string{s.Gateway.WS, s.Gateway.TCP}, Router: s.Router.URL(), Secret: []byte(secret),
 		Accounts: 24, Groups: 6, Devices: 3, OldClients: 0.25, Rate: 200,
-		Hostile: verify.Hostile{Drop: 0.1, Resend: 0.1, Deaf: 0.1, Flap: 0.1},
+		Hostile: verify.Hostile{Drop: 0.2, Resend: 0.1, Deaf: 0.1, Flap: 0.1},
 		Seed:    7, Log: t.Logf,
 	})
 	require.NoError(t, err)
