@@ -14,7 +14,7 @@ import (
 	"github.com/hermod-im/hermod/wire/token"
 )
 
-// device is one device of an account, which keeps read positions.
+// device is one device of an account.
 type device struct {
 	*client.Client
 	stop func()
@@ -29,14 +29,14 @@ func (d *device) got() []string {
 	return slices.Clone(d.received)
 }
 
-func newDevice(t *testing.T, url, account, name string, store client.Store) *device {
+func newDevice(t *testing.T, url, account, name string, store client.Store, read func(client.Conversation)) *device {
 	t.Helper()
 	tk, err := token.Issue([]byte(secret), token.Claims{Account: account, App: "default", Expires: time.Now().Add(time.Hour)})
 	require.NoError(t, err)
 	d := new(device)
 	d.Client, err = client.New(client.Options{
 		URL: url, Token: client.StaticToken(tk), Device: name, Store: store,
-		OnRead: func(client.Conversation) {},
+		OnRead: read,
 		OnMessage: func(m client.Message) {
 			d.mu.Lock()
 			d.received = append(d.received, m.Body)
@@ -55,13 +55,14 @@ func newDevice(t *testing.T, url, account, name string, store client.Store) *dev
 	return d
 }
 
-// A device that was away learns what changed in its many conversations, and nothing twice: messages, a
+// Devices that were away learn what changed in their many conversations, and nothing twice: messages, a
 // group in which nothing was said, what another device has read, and what the account does not belong to any more.
-func TestDeviceComesBack(t *testing.T) {
+func TestDevicesComeBack(t *testing.T) {
 	_, _, _, urls := started(t)
 	const peers = 150 // more than are synced by cursors
 	ctx := t.Context()
-	phone, bob := newDevice(t, urls[0], "alice", "phone", nil), newDevice(t, urls[1], "bob", "phone", nil)
+	reads := func(client.Conversation) {}
+	phone, bob := newDevice(t, urls[0], "alice", "phone", nil, reads), newDevice(t, urls[1], "bob", "phone", nil, nil)
 	for i := range peers {
 		_, err := phone.Talk(ctx, fmt.Sprint("peer ", i), client.Text("hello"))
 		require.NoError(t, err)
@@ -69,12 +70,15 @@ func TestDeviceComesBack(t *testing.T) {
 	left, err := bob.CreateGroup(ctx, client.NewGroup{Name: "left", Members: []string{"alice"}})
 	require.NoError(t, err)
 
-	cursors := client.NewMemoryStore(nil)
-	laptop := newDevice(t, urls[2], "alice", "laptop", cursors)
-	await(t, "everything on the laptop", func() bool {
-		return len(laptop.got()) == peers && len(cursors.Cursors()) == peers+1
+	// The tablet keeps no read positions: nothing but its digests says what is asked for.
+	onLaptop, onTablet := client.NewMemoryStore(nil), client.NewMemoryStore(nil)
+	laptop, tablet := newDevice(t, urls[2], "alice", "laptop", onLaptop, reads), newDevice(t, urls[1], "alice", "tablet", onTablet, nil)
+	await(t, "everything on both", func() bool {
+		return len(laptop.got()) == peers && len(onLaptop.Cursors()) == peers+1 &&
+			len(tablet.got()) == peers && len(onTablet.Cursors()) == peers+1
 	})
 	laptop.stop()
+	tablet.stop()
 
 	var conversation string
 	for i := range 5 {
@@ -87,7 +91,7 @@ func TestDeviceComesBack(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, phone.QuitGroup(ctx, left))
 
-	laptop = newDevice(t, urls[0], "alice", "laptop", cursors)
+	laptop, tablet = newDevice(t, urls[0], "alice", "laptop", onLaptop, reads), newDevice(t, urls[2], "alice", "tablet", onTablet, nil)
 	unread := func() int64 {
 		n, counted := laptop.Unread(conversation)
 		if !counted {
@@ -95,15 +99,18 @@ func TestDeviceComesBack(t *testing.T) {
 		}
 		return n
 	}
-	knows := func(id string) bool {
-		return slices.ContainsFunc(laptop.Conversations(), func(k client.Conversation) bool { return k.ID == id })
+	await(t, "what was read meanwhile", func() bool { return unread() == 2 })
+	for _, d := range []*device{laptop, tablet} {
+		knows := func(id string) bool {
+			return slices.ContainsFunc(d.Conversations(), func(k client.Conversation) bool { return k.ID == id })
+		}
+		await(t, "what was said meanwhile", func() bool { return len(d.got()) == 5 })
+		await(t, "the groups", func() bool { return knows(quiet) && !knows(left) })
+		require.Equal(t, []string{"bob 0", "bob 1", "bob 2", "bob 3", "bob 4"}, d.got())
+		require.Len(t, d.Conversations(), peers+2)
 	}
-	await(t, "what was said, and read, meanwhile", func() bool { return len(laptop.got()) == 5 && unread() == 2 })
-	await(t, "the groups", func() bool { return knows(quiet) && !knows(left) })
-	require.Equal(t, []string{"bob 0", "bob 1", "bob 2", "bob 3", "bob 4"}, laptop.got())
-	require.Len(t, laptop.Conversations(), peers+2)
 
-	// While on line, it hears of what the other one reads.
+	// While on line, they hear of what the other one reads.
 	require.NoError(t, phone.MarkRead(ctx, conversation, 4))
 	await(t, "the phone's reading", func() bool { return unread() == 1 })
 	require.NoError(t, laptop.MarkRead(ctx, conversation, 5))
