@@ -18,6 +18,7 @@ import (
 	"github.com/hermod-im/hermod/transport"
 	"github.com/hermod-im/hermod/transport/tcp"
 	"github.com/hermod-im/hermod/transport/websocket"
+	"github.com/hermod-im/hermod/wire"
 )
 
 // served is the fake on real sockets: ws, tcp, wss, tls.
@@ -142,6 +143,7 @@ func TestTransports(t *testing.T) {
 	certs := httptest.NewTLSServer(nil)
 	defer certs.Close()
 	f := newFake(t)
+	modern(f)
 	s := serve(t, f, certs.TLS)
 	trusting := certs.Client().Transport.(*http.Transport).TLSClientConfig
 	for i, url := range s.urls() {
@@ -162,6 +164,23 @@ func TestTransports(t *testing.T) {
 				t.Fatal(err)
 			}
 			<-heard
+			moved := make(chan struct{}, 2)
+			f.intercept(func(_ *fakeLink, p *wire.LogicPkt) bool {
+				if p.Command == wire.CmdSignIn {
+					moved <- struct{}{}
+				}
+				return false
+			})
+			f.goAway(0)
+			<-moved
+			<-moved
+			f.intercept(nil)
+			if _, err := alice.Talk(t.Context(), "bob"+schemes[i], Text("from the new connection")); err != nil {
+				t.Fatal(err)
+			}
+			if m := <-heard; m.Body != "from the new connection" || m.Seq != 5 {
+				t.Errorf("heard %+v", m)
+			}
 			f.each("bob"+schemes[i], func(l *fakeLink) { l.close(im.ReasonDisplaced.Code()) })
 			if err := <-done; !errors.Is(err, ErrDisplaced) {
 				t.Errorf("Run: %v", err)
