@@ -23,7 +23,7 @@ import (
 //	– 100 %    what they have asked is answered
 //
 // It stops as soon as no client is left. Few clients are not spread over the whole window: see moveRate.
-// If there is no other gateway to move to, all are closed at once, spread.
+// If there is no other gateway to move to (any more), nobody is waited for.
 const (
 	moveUntil  = 60 // percent of Config.Drain
 	moveGrace  = 80 // percent; the rest is for the router, the login elsewhere and the close
@@ -74,7 +74,10 @@ func (g *Gateway) moveClients(ctx context.Context) {
 		g.goAway(s, moveDelay(over, time.Since(start), rand.Float64()))
 	}
 	spread(ctx, len(others), over, func(i int) { closed(others[i]) })
-	g.awaitGone(ctx, time.Until(start.Add(part(moveGrace))))
+	// The others may stop as well, for instance all at once.
+	for moved := start.Add(part(moveGrace)); g.connections.Load() > 0 && time.Until(moved) > 0 && !g.alone(ctx); {
+		g.awaitGone(ctx, min(aloneCheck, time.Until(moved)))
+	}
 
 	for _, s := range movers {
 		if _, stayed := g.deps.Channels.Get(s.id); !stayed {
@@ -99,8 +102,11 @@ func (g *Gateway) alone(ctx context.Context) bool {
 	})
 }
 
-// findWait bounds the question whether there are other gateways.
-const findWait = time.Second
+const (
+	// aloneCheck is how often it is asked whether there are other gateways, and findWait bounds the answer.
+	aloneCheck = time.Second
+	findWait   = time.Second
+)
 
 // moveDelay is when a client is to move, from now on, if it is to do so at a random point of the span,
 // of which so much is over.

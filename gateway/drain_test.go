@@ -104,10 +104,17 @@ func TestDrainAnswersLogins(t *testing.T) {
 // another registers a gateway to which clients can move.
 func (f *fixture) another() *fixture {
 	f.t.Helper()
-	require.NoError(f.t, f.registry.Client().Register(f.t.Context(), naming.Instance{
-		ID: "gateway-2", Service: naming.ServiceGateway, Node: "gateway-2", Address: "127.0.0.1:1", State: naming.StateReady,
-	}))
+	f.register("gateway-2")
 	return f
+}
+
+func (f *fixture) register(gateway string) naming.Naming {
+	f.t.Helper()
+	client := f.registry.Client()
+	require.NoError(f.t, client.Register(f.t.Context(), naming.Instance{
+		ID: gateway, Service: naming.ServiceGateway, Node: gateway, Address: "127.0.0.1:1", State: naming.StateReady,
+	}))
+	return client
 }
 
 // A gateway whose clients cannot go anywhere does not keep them waiting.
@@ -118,6 +125,19 @@ func TestGoAwayIsNotForTheOnlyGateway(t *testing.T) {
 	c.ended(im.ReasonGoingAway)
 	require.NoError(t, <-ended)
 	require.Zero(t, f.counter("goaways_total", ""))
+}
+
+// When all gateways stop, none waits for its clients to move to another.
+func TestGoAwayEndsWithTheOtherGateways(t *testing.T) {
+	f, _ := startPair(t, func(c *Config) { c.Drain = time.Hour })
+	other := f.register("gateway-2")
+	c := f.login("alice", "goaway")
+	ended := f.stopping()
+	c.goneAway()
+	require.NoError(t, other.Deregister(t.Context(), "gateway-2"))
+	c.ended(im.ReasonGoingAway)
+	require.NoError(t, <-ended)
+	require.EqualValues(t, 1, f.counter("drained_total", "closed"))
 }
 
 // goneAway reads gateway.goaway.
