@@ -18,12 +18,13 @@ type relay struct {
 	scheme   string
 	pick     func(context.Context) (string, error)
 	calm     func() bool
+	mean     time.Duration // how long it carries a connection on average
 
 	mu  sync.Mutex
 	rng *rand.Rand // guarded by mu
 }
 
-// cutMean is how long a relay carries a connection on average.
+// cutMean is relay.mean, and how often plain clients hang up.
 const cutMean = 4 * time.Second
 
 func newRelay(scheme string, pick func(context.Context) (string, error), calm func() bool, rng *rand.Rand) (*relay, error) {
@@ -31,7 +32,7 @@ func newRelay(scheme string, pick func(context.Context) (string, error), calm fu
 	if err != nil {
 		return nil, err
 	}
-	return &relay{listener: l, scheme: scheme, pick: pick, calm: calm, rng: rng}, nil
+	return &relay{listener: l, scheme: scheme, pick: pick, calm: calm, mean: cutMean, rng: rng}, nil
 }
 
 // url is where a client connects.
@@ -80,7 +81,7 @@ func (r *relay) carry(ctx context.Context, near net.Conn) {
 		})
 	}
 	for pause(ctx, r.lasts()); ctx.Err() == nil && r.calm(); {
-		pause(ctx, cutMean)
+		pause(ctx, r.mean)
 	}
 	r.cut(near)
 	r.cut(far)
@@ -90,7 +91,7 @@ func (r *relay) carry(ctx context.Context, near net.Conn) {
 func (r *relay) lasts() time.Duration {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return time.Duration(r.rng.ExpFloat64() * float64(cutMean))
+	return time.Duration(r.rng.ExpFloat64() * float64(r.mean))
 }
 
 // cut closes a connection, every second one without a farewell.
