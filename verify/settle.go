@@ -97,6 +97,27 @@ func (c *converging) wait(ctx context.Context, began time.Time, raised <-chan st
 	}
 }
 
+// result is how long it took; false if it has not happened. If everybody has everything it has, though
+// who measures it may not have noticed yet.
+func (c *converging) result(everything bool) (time.Duration, bool) {
+	if everything {
+		noticed := time.NewTimer(raiseWait)
+		defer noticed.Stop()
+		select {
+		case took := <-c.took:
+			return took, true
+		case <-noticed.C:
+			return 0, false
+		}
+	}
+	select {
+	case took := <-c.took:
+		return took, true
+	default:
+		return 0, false
+	}
+}
+
 func (c *converging) end() {
 	c.cancel()
 	c.goal.Drop()
@@ -179,11 +200,7 @@ func (r *Run) settle(ctx context.Context, whole bool) (Row, error) {
 	row.Duration = time.Since(r.row.began)
 	if c := r.row.converging; c != nil {
 		row.Healed = true
-		select {
-		case row.Converge = <-c.took:
-			row.Converged = true
-		default:
-		}
+		row.Converge, row.Converged = c.result(reached)
 		c.end()
 	}
 	if err != nil {
