@@ -19,6 +19,8 @@ TESTFLAGS    ?=
 TEST_TIMEOUT ?= 12m
 FUZZTIME     ?= 10s
 FAULTSFLAGS  ?=
+# The mix of faults has the machine for itself, and is no part of what is narrowed.
+MIX          := $(if $(filter ./...,$(PKG)),'^TestMix$$')
 
 # Built, not `go run`: that would not pass a SIGTERM on.
 WITH_COMPONENTS = go build -o bin/ ./test/cmd/with-components && bin/with-components
@@ -44,7 +46,8 @@ build: ## The binaries, into bin/
 ##@ Test
 .PHONY: test
 test: install consul ## All tests with the race detector, on real MariaDB, Redis and Consul
-	export HERMOD_TEST_RACE=1; $(WITH_COMPONENTS) go test -race -timeout $(TEST_TIMEOUT) $(TESTFLAGS) $(PKG)
+	export HERMOD_TEST_RACE=1; $(WITH_COMPONENTS) go test -race -timeout $(TEST_TIMEOUT) $(if $(MIX),-skip $(MIX)) $(TESTFLAGS) $(PKG)
+	$(if $(MIX),HERMOD_TEST_RACE=1 go test -race -count=1 -timeout $(TEST_TIMEOUT) -run $(MIX) $(TESTFLAGS) ./test/faults)
 
 .PHONY: test-short
 test-short: ## The tests that need nothing but Go

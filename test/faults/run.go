@@ -117,21 +117,36 @@ func (s *Site) settle(ctx context.Context, load *verify.Run) (verify.Row, error)
 	return load.Settle(ctx)
 }
 
-// Mix runs rounds of faults that overlap, chosen at random, until it has lasted that long. Every round is
-// a row of the report, named after its faults.
-func (s *Site) Mix(ctx context.Context, load *verify.Run, rng *rand.Rand, long time.Duration) error {
+// Mix runs rounds of faults that overlap, chosen at random by the load's seed, until it has lasted that long.
+// Every round is a row of the report, named after its faults. The error says that a round could not be run or judged.
+func (s *Site) Mix(ctx context.Context, o verify.Options, long time.Duration) (report verify.Report, err error) {
 	var choice []Fault
 	for _, row := range s.Rows() {
-		if row.Missing == nil {
-			choice = append(choice, row.Faults...)
+		if row.Missing != nil {
+			s.notRun(row, &report)
+			continue
 		}
+		choice = append(choice, row.Faults...)
 	}
-	for begin := time.Now(); time.Since(begin) < long; {
-		if err := s.round(ctx, load, pick(rng, choice)); err != nil {
-			return err
-		}
+	load, err := s.Load(ctx, o)
+	if err != nil {
+		return report, err
 	}
-	return nil
+	rng := rand.New(rand.NewPCG(o.Seed, 0))
+	for begin := time.Now(); err == nil && time.Since(begin) < long; {
+		err = s.round(ctx, load, pick(rng, choice))
+	}
+	finishing, cancel := context.WithTimeout(ctx, settleWait)
+	defer cancel()
+	end, failed := load.Finish(finishing)
+	report.Run, report.Seed, report.Rows = end.Run, end.Seed, append(report.Rows, end.Rows...)
+	return report, errors.Join(err, failed)
+}
+
+// notRun reports a row that cannot be run here: nobody shall think that it was.
+func (s *Site) notRun(row Row, report *verify.Report) {
+	s.log("NOT RUN: %s: %v", row.Name, row.Missing)
+	report.Rows = append(report.Rows, verify.Row{Name: fmt.Sprintf("%s: NOT RUN: %v", row.Name, row.Missing)})
 }
 
 // planned is a fault of a round.
@@ -202,8 +217,7 @@ func (s *Site) RunAll(ctx context.Context, o verify.Options, chosen func(name st
 		switch {
 		case !chosen(row.Name):
 		case row.Missing != nil:
-			s.log("NOT RUN: %s: %v", row.Name, row.Missing)
-			report.Rows = append(report.Rows, verify.Row{Name: fmt.Sprintf("%s: NOT RUN: %v", row.Name, row.Missing)})
+			s.notRun(row, &report)
 		case row.Hostile != verify.Hostile{}:
 			own = append(own, row)
 		default:
@@ -246,6 +260,7 @@ func (s *Site) runUnder(ctx context.Context, o verify.Options, rows []Row, long 
 	finishing, cancel := context.WithTimeout(ctx, settleWait)
 	defer cancel()
 	end, failed := load.Finish(finishing)
+	report.Run = end.Run
 	if n := len(end.Rows); n > 0 {
 		report.Rows = append(report.Rows, end.Rows[n-1])
 	}

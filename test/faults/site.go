@@ -65,6 +65,8 @@ func Start(ctx context.Context, dir string, log func(format string, args ...any)
 		Dir: dir, Gateways: gateways, Logics: logics, Routers: routers,
 		Set:     settings,
 		NodeSet: s.nodeSet,
+		// The disk grows by a megabyte at a time, and is soon too small when it is full.
+		MySQL: component.MySQLOptions{Args: []string{"--innodb-file-per-table=0", "--innodb-autoextend-increment=1"}},
 		// What Redis has acknowledged survives its crash; the faults that empty it do so themselves.
 		Redis: component.RedisOptions{Persist: true},
 	})
