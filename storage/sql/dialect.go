@@ -124,6 +124,7 @@ func (s *Store) openMySQL(o Options) error {
 	pool.SetMaxOpenConns(o.MaxOpenConns)
 	pool.SetMaxIdleConns(o.MaxOpenConns)
 	pool.SetConnMaxLifetime(o.ConnMaxLifetime)
+	pool.SetConnMaxIdleTime(frozenAfter / 2) // before the server closes it
 	s.pools = []*stdsql.DB{pool}
 	s.writer, err = wrap(mysql.New(mysql.Config{Conn: pool, DSNConfig: cfg, SkipInitializeWithVersion: true}))
 	s.reader = s.writer
@@ -139,7 +140,13 @@ type sessionConnector struct{ driver.Connector }
 var sessionSetup = []string{
 	"SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED",
 	"SET SESSION sql_mode = 'STRICT_ALL_TABLES'",
+	fmt.Sprintf("SET SESSION wait_timeout = %d", int(frozenAfter.Seconds())),
 }
+
+// frozenAfter is after how long without a statement the server takes a connection for dead. A node that is
+// frozen in the middle of a transaction holds its conversations' locks, its sockets being alive:
+// until then nobody can write there.
+const frozenAfter = 10 * time.Second
 
 func (c sessionConnector) Connect(ctx context.Context) (driver.Conn, error) {
 	conn, err := c.Connector.Connect(ctx)

@@ -283,3 +283,24 @@ func TestDatabaseIsKilled(t *testing.T) {
 		require.Equal(t, answered[m.ClientID], result{m.ID, m.Seq})
 	}
 }
+
+// A node that is frozen within a transaction held its conversations' locks for as long as it lived.
+func TestFrozenTransactionLosesItsLocks(t *testing.T) {
+	if testing.Short() {
+		t.Skip("waits for the server's timeout")
+	}
+	o := Options{Driver: DriverMySQL, DSN: component.Database(t, component.MySQL(t))}
+	frozen, other := newStore(t, o), newStore(t, o)
+	require.NoError(t, frozen.Append(t.Context(), drafts("1")))
+	tx := frozen.writer.Begin()
+	require.NoError(t, tx.Error)
+	defer tx.Rollback()
+	require.NoError(t, tx.Exec("UPDATE conversations SET last_seq = last_seq + 1").Error) // and says nothing more
+
+	ctx, cancel := context.WithTimeout(t.Context(), 3*frozenAfter)
+	defer cancel()
+	next := drafts("2")
+	require.NoError(t, other.Append(ctx, next))
+	require.EqualValues(t, 2, next[0].Seq)
+	require.Error(t, tx.Commit().Error)
+}
