@@ -125,7 +125,7 @@ func TestLibrariesStayWhereTheyBelong(t *testing.T) {
 		"github.com/golang-jwt/":           {"wire/token"},
 		"github.com/knadh/koanf":           {"config"},
 		"github.com/spf13/cobra":           {"cmd/..."},
-		"golang.org/x/sys":                 {"transport/..."},
+		"golang.org/x/sys":                 {"transport/...", "bench"},
 		"github.com/sirupsen/logrus":       nil, // anywhere but in the root, wire and client
 		"github.com/prometheus/client_gol": nil,
 	}
