@@ -1,6 +1,7 @@
 package verify
 
 import (
+	"math/rand/v2"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -94,4 +95,42 @@ func TestPlainDeviceSyncs(t *testing.T) {
 	b.skip("8", 40) // joined late
 	b.pushed(&oldclient.Message{Conversation: "8", Seq: 40})
 	require.EqualValues(t, 40, b.cursors["8"])
+}
+
+// However pushes are delayed, doubled and mixed with syncs, a plain device shows everything once and
+// in order; and if one push is lost after the last sync, it does not.
+func TestPlainDeviceUnderRandomInterleavings(t *testing.T) {
+	for seed := range uint64(200) {
+		rng := rand.New(rand.NewPCG(seed, 0))
+		d := newDesk(oracle.Seqs)
+		b := newSeqInbox(d.device, d.o)
+		sync := func(until int) {
+			delta := oldclient.Delta{Conversation: "7"}
+			for _, m := range d.said[b.cursors["7"]:max(until, int(b.cursors["7"]))] {
+				delta.Messages = append(delta.Messages, oldclient.Stored{ID: m.ID, Seq: m.Seq, Sender: m.Sender, Body: m.Body, ClientID: m.ClientID})
+			}
+			b.delta(&delta)
+		}
+		sync(rng.IntN(3)) // after the login
+		pushes := append(rng.Perm(5), rng.IntN(5), rng.IntN(5))
+		lost := -1
+		if seed%2 == 1 {
+			lost = int(b.cursors["7"]) + rng.IntN(5-int(b.cursors["7"]))
+		}
+		for _, i := range pushes {
+			if i != lost {
+				b.pushed(d.said[i])
+			}
+			if lost < 0 && rng.IntN(3) == 0 {
+				sync(rng.IntN(6))
+			}
+		}
+		c := d.judge()
+		c.Live, c.Synced, c.Repeated = 0, 0, 0
+		if lost >= 0 {
+			require.EqualValues(t, 5-lost, c.Lost, "seed %d", seed)
+			c.Lost = 0
+		}
+		require.Equal(t, oracle.Counts{}, c, "seed %d", seed)
+	}
 }

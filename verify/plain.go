@@ -57,7 +57,6 @@ type plainDevice struct {
 	backoff  time.Duration
 	rng      *rand.Rand // owned by run
 	inbox    inbox      // owned by run
-	log      func(string, ...any)
 
 	work   chan outgoing
 	up     chan struct{} // closed when it is on line for the first time
@@ -97,9 +96,6 @@ func (p *plainDevice) run(ctx context.Context) {
 		}
 		if time.Since(began) > stableAfter || errors.Is(err, errHungUp) {
 			failures = 0
-		}
-		if ctx.Err() == nil && p.log != nil {
-			p.log("%s: %v", p.device.Name, err)
 		}
 		pause(ctx, jitter(failures, backoffBase, p.backoff))
 	}

@@ -43,23 +43,30 @@ type sqlLedger struct {
 
 func (l *sqlLedger) close() { _ = l.db.Close() }
 
-// conversations are those that an account of the run belongs to.
-func (l *sqlLedger) conversations(ctx context.Context) ([]string, error) {
-	rows, err := l.db.QueryContext(ctx,
-		"SELECT DISTINCT conversation_id FROM members WHERE app = ? AND account >= ? AND account < ?", l.app, l.prefix, l.prefix+"~")
+// each calls scan for every row of a query.
+func (l *sqlLedger) each(ctx context.Context, scan func(rows *sql.Rows) error, query string, args ...any) error {
+	rows, err := l.db.QueryContext(ctx, query, args...)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer rows.Close() //nolint:errcheck // Err says it
-	var ids []string
 	for rows.Next() {
-		var id int64
-		if err := rows.Scan(&id); err != nil {
-			return nil, err
+		if err := scan(rows); err != nil {
+			return err
 		}
-		ids = append(ids, strconv.FormatInt(id, 10))
 	}
-	return ids, rows.Err()
+	return rows.Err()
+}
+
+// conversations are those that an account of the run belongs to.
+func (l *sqlLedger) conversations(ctx context.Context) (ids []string, err error) {
+	err = l.each(ctx, func(rows *sql.Rows) error {
+		var id int64
+		err := rows.Scan(&id)
+		ids = append(ids, strconv.FormatInt(id, 10))
+		return err
+	}, "SELECT DISTINCT conversation_id FROM members WHERE app = ? AND account >= ? AND account < ?", l.app, l.prefix, l.prefix+"~")
+	return ids, err
 }
 
 func (l *sqlLedger) last(ctx context.Context) (map[string]int64, error) {
@@ -69,22 +76,13 @@ func (l *sqlLedger) last(ctx context.Context) (map[string]int64, error) {
 	}
 	last := map[string]int64{}
 	for chunk := range slices.Chunk(ids, 500) {
-		// The ids are numbers.
-		rows, err := l.db.QueryContext(ctx, "SELECT id, last_seq FROM conversations WHERE id IN ("+strings.Join(chunk, ",")+")")
-		if err != nil {
-			return nil, err
-		}
-		for rows.Next() {
+		err := l.each(ctx, func(rows *sql.Rows) error {
 			var id, seq int64
-			if err := rows.Scan(&id, &seq); err != nil {
-				break
-			}
+			err := rows.Scan(&id, &seq)
 			last[strconv.FormatInt(id, 10)] = seq
-		}
-		if err := rows.Close(); err != nil {
-			return nil, err
-		}
-		if err := rows.Err(); err != nil {
+			return err
+		}, "SELECT id, last_seq FROM conversations WHERE id IN ("+strings.Join(chunk, ",")+")") // they are numbers
+		if err != nil {
 			return nil, err
 		}
 	}
@@ -102,28 +100,19 @@ func (l *sqlLedger) rows(ctx context.Context, from map[string]int64, take func(o
 		}
 	}
 	for _, id := range ids {
-		if err := l.conversation(ctx, id, from[id], take); err != nil {
+		err := l.each(ctx, func(rows *sql.Rows) error {
+			m := oracle.Row{Conversation: id}
+			err := rows.Scan(&m.Seq, &m.ID, &m.Sender, &m.ClientID, &m.Body)
+			if err == nil {
+				take(m)
+			}
+			return err
+		}, "SELECT seq, message_id, sender, COALESCE(client_id, ''), body FROM messages WHERE conversation_id = ? AND seq > ? ORDER BY seq", id, from[id])
+		if err != nil {
 			return err
 		}
 	}
 	return nil
-}
-
-func (l *sqlLedger) conversation(ctx context.Context, id string, from int64, take func(oracle.Row)) error {
-	rows, err := l.db.QueryContext(ctx,
-		"SELECT seq, message_id, sender, COALESCE(client_id, ''), body FROM messages WHERE conversation_id = ? AND seq > ? ORDER BY seq", id, from)
-	if err != nil {
-		return err
-	}
-	defer rows.Close() //nolint:errcheck // Err says it
-	for rows.Next() {
-		m := oracle.Row{Conversation: id}
-		if err := rows.Scan(&m.Seq, &m.ID, &m.Sender, &m.ClientID, &m.Body); err != nil {
-			return err
-		}
-		take(m)
-	}
-	return rows.Err()
 }
 
 // historyLedger asks for chat.history, as one member of each conversation.
