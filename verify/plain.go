@@ -89,6 +89,10 @@ func (p *plainDevice) run(ctx context.Context) {
 		began := time.Now()
 		err := p.connect(ctx)
 		p.onLine.Store(false)
+		var against *oldclient.ProtocolError
+		if errors.As(err, &against) {
+			p.oracle.Error("%s was sent what no server may send: %v", p.device.Name, err)
+		}
 		if p.habit == flaps && !p.calm() {
 			failures = 0
 			pause(ctx, flapPause)

@@ -28,7 +28,7 @@ type Row struct {
 	TwoIDs       int64 `json:"two_ids"`       // a client_id with two ids or seqs, or a seq with two messages
 	NotStored    int64 `json:"not_stored"`    // answered with success or shown, but not stored
 	WrongReaders int64 `json:"wrong_readers"` // shown to who may not read it, or not as it was sent
-	Errors       int64 `json:"errors"`        // sends whose final outcome is an error, or that have none; clients that gave up
+	Errors       int64 `json:"errors"`        // sends whose final outcome is an error, or that have none; clients that gave up; packets against the protocol
 
 	// Allowed.
 

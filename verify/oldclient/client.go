@@ -151,9 +151,9 @@ func (c *Client) LoginAs(token string, d Device) error {
 	case err != nil:
 		return err
 	case !first || len(c.pushes) > 0:
-		return errors.New("login.signin: the answer was not the first frame")
+		return against("login.signin: the answer was not the first frame")
 	case c.ChannelID == "" || c.Account == "":
-		return fmt.Errorf("login.signin: answered with channel %q, account %q", c.ChannelID, c.Account)
+		return against("login.signin: answered with channel %q, account %q", c.ChannelID, c.Account)
 	}
 	return nil
 }
@@ -198,7 +198,7 @@ func (c *Client) talk(command, dest string, typ int32, body, extra, clientID str
 	m.string(fieldClientID, clientID)
 	err = c.call(command, dest, m, schema{1: intInto(&s.MessageID), 2: intInto(&s.SendTime), 16: intInto(&s.Seq), 17: stringInto(&s.Conversation)})
 	if err == nil && (s.MessageID == 0 || s.SendTime == 0) {
-		err = fmt.Errorf("%s: answered with %+v", command, s)
+		err = against("%s: answered with %+v", command, s)
 	}
 	return s, err
 }
@@ -220,7 +220,7 @@ func (c *Client) ReadPush() (Push, error) {
 		return Push{}, err
 	}
 	if p.flag != flagPush {
-		return Push{}, fmt.Errorf("out of turn: %s with flag %d and sequence %d", p.command, p.flag, p.sequence)
+		return Push{}, against("out of turn: %s with flag %d and sequence %d", p.command, p.flag, p.sequence)
 	}
 	return c.parsePush(p)
 }
@@ -255,7 +255,7 @@ func (c *Client) ReadMessage() (Message, error) {
 		return Message{}, err
 	}
 	if p.Message == nil {
-		return Message{}, fmt.Errorf("a push of %s where a message was due", p.Command)
+		return Message{}, against("a push of %s where a message was due", p.Command)
 	}
 	return *p.Message, nil
 }
@@ -294,11 +294,11 @@ func (c *Client) OfflineIndexAll() ([]Index, error) {
 			return all, err
 		}
 		if len(page) > 2000 {
-			return nil, fmt.Errorf("chat.offline.index: a page of %d", len(page))
+			return nil, against("chat.offline.index: a page of %d", len(page))
 		}
 		for _, i := range page {
 			if i.MessageID <= last {
-				return nil, fmt.Errorf("chat.offline.index: message %d after %d", i.MessageID, last)
+				return nil, against("chat.offline.index: message %d after %d", i.MessageID, last)
 			}
 			last = i.MessageID
 		}
@@ -323,7 +323,7 @@ func (c *Client) Content(ids ...int64) ([]Content, error) {
 	for _, x := range list {
 		i := slices.Index(ids[at:], x.MessageID)
 		if i < 0 {
-			return nil, fmt.Errorf("chat.offline.content: message %d was not asked for, or not there", x.MessageID)
+			return nil, against("chat.offline.content: message %d was not asked for, or not there", x.MessageID)
 		}
 		at += i + 1
 	}
@@ -340,7 +340,7 @@ func (c *Client) CreateGroup(name string, members ...string) (id string, err err
 	m.strings(5, members)
 	err = c.call("chat.group.create", "", m, schema{1: stringInto(&id)})
 	if err == nil && id == "" {
-		err = errors.New("chat.group.create: no group id")
+		err = against("chat.group.create: no group id")
 	}
 	return id, err
 }
@@ -448,10 +448,10 @@ func (c *Client) roundTrip(command, dest string, body []byte) ([]byte, error) {
 // response checks that p answers the request, and returns its body.
 func response(p, request *packet) ([]byte, error) {
 	if p.command != request.command || p.sequence != request.sequence {
-		return nil, fmt.Errorf("out of turn: %s %d was answered to %s %d", p.command, p.sequence, request.command, request.sequence)
+		return nil, against("out of turn: %s %d was answered to %s %d", p.command, p.sequence, request.command, request.sequence)
 	}
 	if !slices.Contains(statuses, p.status) {
-		return nil, fmt.Errorf("%s: unknown status %d", p.command, p.status)
+		return nil, against("%s: unknown status %d", p.command, p.status)
 	}
 	if p.status == 0 {
 		return p.body, nil
@@ -459,10 +459,10 @@ func response(p, request *packet) ([]byte, error) {
 	refused := &StatusError{Command: p.command, Status: p.status}
 	var millis int64
 	if err := (schema{1: stringInto(&refused.Message), 16: intInto(&millis)}).decode(p.body, false); err != nil {
-		return nil, fmt.Errorf("%s: ErrorResp: %w", p.command, err)
+		return nil, against("%s: ErrorResp: %w", p.command, err)
 	}
 	if refused.Message == "" {
-		return nil, fmt.Errorf("%s: status %d without a message", p.command, p.status)
+		return nil, against("%s: status %d without a message", p.command, p.status)
 	}
 	refused.RetryAfter = time.Duration(millis) * time.Millisecond
 	return nil, refused
@@ -474,7 +474,7 @@ func (c *Client) keepPush(payload []byte) error {
 		return err
 	}
 	if p.flag != flagPush {
-		return fmt.Errorf("out of turn: %s with flag %d", p.command, p.flag)
+		return against("out of turn: %s with flag %d", p.command, p.flag)
 	}
 	push, err := c.parsePush(p)
 	if err == nil {
@@ -509,20 +509,20 @@ func (c *Client) parsePush(p *packet) (Push, error) {
 		fields = schema{1: stringInto(&push.GroupQuit.GroupID), 2: stringInto(&push.GroupQuit.Account)}
 	case "sync.hint":
 		if !slices.Contains(c.features, FeatureSync) {
-			return Push{}, errors.New("push of sync.hint, which was not announced")
+			return Push{}, against("push of sync.hint, which was not announced")
 		}
 		push.Hint = true
 	default:
-		return Push{}, fmt.Errorf("push of unknown command %q", p.command)
+		return Push{}, against("push of unknown command %q", p.command)
 	}
 	if p.status != 0 {
-		return Push{}, fmt.Errorf("push of %s with status %d", p.command, p.status)
+		return Push{}, against("push of %s with status %d", p.command, p.status)
 	}
 	if p.command == "chat.group.talk" && p.dest == "" {
-		return Push{}, errors.New("push of chat.group.talk without its group in the header")
+		return Push{}, against("push of chat.group.talk without its group in the header")
 	}
 	if err := fields.decode(p.body, false); err != nil {
-		return Push{}, fmt.Errorf("push of %s: %w", p.command, err)
+		return Push{}, against("push of %s: %w", p.command, err)
 	}
 	return push, nil
 }

@@ -7,7 +7,6 @@ import (
 	"crypto/tls"
 	"encoding/base64"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -105,11 +104,11 @@ func (c *conn) upgrade(u *url.URL) error {
 	case resp.StatusCode != http.StatusSwitchingProtocols:
 		return fmt.Errorf("status %s", resp.Status)
 	case !strings.EqualFold(h.Get("Upgrade"), "websocket") || !strings.EqualFold(h.Get("Connection"), "upgrade"):
-		return fmt.Errorf("headers %v", h)
+		return against("headers %v", h)
 	case h.Get("Sec-WebSocket-Accept") != base64.StdEncoding.EncodeToString(sum[:]):
-		return errors.New("wrong Sec-WebSocket-Accept")
+		return against("wrong Sec-WebSocket-Accept")
 	case h.Get("Sec-WebSocket-Extensions") != "" || h.Get("Sec-WebSocket-Protocol") != "":
-		return fmt.Errorf("extensions or protocols that were not asked for: %v", h)
+		return against("extensions or protocols that were not asked for: %v", h)
 	}
 	return nil
 }
@@ -164,14 +163,14 @@ func (c *conn) read() ([]byte, error) {
 			return nil, c.closed(payload)
 		case opBinary, opContinuation:
 			if (opcode == opContinuation) != begun {
-				return nil, fmt.Errorf("frame with opcode %d out of turn", opcode)
+				return nil, against("frame with opcode %d out of turn", opcode)
 			}
 		default:
-			return nil, fmt.Errorf("frame with opcode %d", opcode)
+			return nil, against("frame with opcode %d", opcode)
 		}
 		begun = true
 		if message = append(message, payload...); len(message) > maxFrame {
-			return nil, fmt.Errorf("message of more than %d bytes", maxFrame)
+			return nil, against("message of more than %d bytes", maxFrame)
 		}
 		if final {
 			return message, nil
@@ -192,10 +191,10 @@ func (c *conn) frame() (final bool, opcode byte, payload []byte, err error) {
 		return false, 0, nil, err
 	}
 	if opcode >= opClose && (size > 125 || !final) {
-		return false, 0, nil, fmt.Errorf("control frame of %d bytes, final %v", size, final)
+		return false, 0, nil, against("control frame of %d bytes, final %v", size, final)
 	}
 	if size > maxFrame {
-		return false, 0, nil, fmt.Errorf("frame of %d bytes", size)
+		return false, 0, nil, against("frame of %d bytes", size)
 	}
 	payload = make([]byte, size)
 	_, err = io.ReadFull(c.in, payload)
@@ -208,7 +207,7 @@ func (c *conn) websocketHead() (final bool, opcode byte, size uint64, err error)
 		return
 	}
 	if b[0]&0x70 != 0 || b[1]&0x80 != 0 {
-		return false, 0, 0, fmt.Errorf("frame with reserved bits or masked: %x", b[:2])
+		return false, 0, 0, against("frame with reserved bits or masked: %x", b[:2])
 	}
 	final, opcode, size = b[0]&0x80 != 0, b[0]&0x0f, uint64(b[1])
 	switch size {
@@ -230,7 +229,7 @@ func (c *conn) closed(payload []byte) error {
 	case len(payload) == 0:
 		return &CloseError{Code: 1005}
 	case len(payload) == 1 || !utf8.Valid(payload[2:]):
-		return fmt.Errorf("malformed close frame: %x", payload)
+		return against("malformed close frame: %x", payload)
 	}
 	return &CloseError{Code: binary.BigEndian.Uint16(payload), Text: string(payload[2:])}
 }

@@ -3,7 +3,7 @@
 // clients that exist. It imports no other package of this module, and never may.
 //
 // It is stricter than a real client. It reads frames in turn, and any frame, field, command, flag
-// or status that the fixed protocol does not have is an error, as is an answer to no request.
+// or status that the fixed protocol does not have is a *ProtocolError, as is an answer to no request.
 // Only fields from number 16 on are passed over, in bodies: those are where the protocol grows.
 //
 // The extensions are those of the smallest client that keeps a cursor for each conversation

@@ -1,10 +1,5 @@
 package oldclient
 
-import (
-	"errors"
-	"fmt"
-)
-
 // FeatureSync is announced by who keeps a cursor for each conversation.
 const FeatureSync = "sync"
 
@@ -77,7 +72,7 @@ func (c *Client) GroupTalkOnce(group, body, clientID string) (Sent, error) {
 func (c *Client) talkOnce(command, dest, body, clientID string) (Sent, error) {
 	s, err := c.talk(command, dest, 1, body, "", clientID)
 	if err == nil && (s.Seq <= 0 || s.Conversation == "") {
-		err = fmt.Errorf("%s: answered with %+v", command, s)
+		err = against("%s: answered with %+v", command, s)
 	}
 	return s, err
 }
@@ -100,7 +95,7 @@ func (c *Client) Sync(cursors map[string]int64, limit int) (page SyncPage, err e
 			return err
 		}},
 		2: intInto(&more),
-		3: {int: func(int64) {}, bytes: func([]byte) error { return errors.New("stale buckets that nobody asked for") }},
+		3: {int: func(int64) {}, bytes: func([]byte) error { return against("stale buckets that nobody asked for") }},
 		4: stringsInto(&page.Gone),
 	})
 	page.More = more != 0

@@ -2,8 +2,6 @@ package oldclient
 
 import (
 	"encoding/binary"
-	"errors"
-	"fmt"
 )
 
 const (
@@ -47,18 +45,18 @@ func (p *packet) marshal() []byte {
 
 func parsePacket(b []byte) (*packet, error) {
 	if len(b) < 4 || binary.BigEndian.Uint32(b) != magicLogic {
-		return nil, fmt.Errorf("no LogicPkt: %.8x", b)
+		return nil, against("no LogicPkt: %.8x", b)
 	}
 	header, rest, err := section(b[4:])
 	if err != nil {
-		return nil, fmt.Errorf("header: %w", err)
+		return nil, against("header: %w", err)
 	}
 	body, rest, err := section(rest)
 	if err != nil {
-		return nil, fmt.Errorf("body: %w", err)
+		return nil, against("body: %w", err)
 	}
 	if len(rest) > 0 {
-		return nil, fmt.Errorf("%d bytes after the packet", len(rest))
+		return nil, against("%d bytes after the packet", len(rest))
 	}
 	p := &packet{body: body}
 	meta := field{bytes: func([]byte) error { return nil }}
@@ -68,18 +66,18 @@ func parsePacket(b []byte) (*packet, error) {
 	}
 	// A header's fields from 16 on are between services: a client that sees one has been told a secret.
 	if err := fields.decode(header, true); err != nil {
-		return nil, fmt.Errorf("header: %w", err)
+		return nil, against("header: %w", err)
 	}
 	return p, nil
 }
 
 func section(b []byte) (data, rest []byte, err error) {
 	if len(b) < 4 {
-		return nil, nil, errors.New("no length")
+		return nil, nil, against("no length")
 	}
 	n := binary.BigEndian.Uint32(b)
 	if b = b[4:]; uint64(n) > uint64(len(b)) {
-		return nil, nil, fmt.Errorf("%d bytes announced, %d there", n, len(b))
+		return nil, nil, against("%d bytes announced, %d there", n, len(b))
 	}
 	return b[:n], b[n:], nil
 }
@@ -95,7 +93,7 @@ func isBasic(b []byte) bool { return len(b) >= 4 && binary.BigEndian.Uint32(b) =
 // parsePong is nil for a pong and nothing else.
 func parsePong(b []byte) error {
 	if len(b) != 8 || binary.BigEndian.Uint16(b[4:]) != codePong || binary.BigEndian.Uint16(b[6:]) != 0 {
-		return fmt.Errorf("no pong: %x", b)
+		return against("no pong: %x", b)
 	}
 	return nil
 }

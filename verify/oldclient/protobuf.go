@@ -2,8 +2,6 @@ package oldclient
 
 import (
 	"encoding/binary"
-	"errors"
-	"fmt"
 	"unicode/utf8"
 )
 
@@ -86,13 +84,13 @@ func (s schema) decode(b []byte, strict bool) error {
 	for len(b) > 0 {
 		tag, n := binary.Uvarint(b)
 		if n <= 0 {
-			return fmt.Errorf("protobuf: malformed tag in %x", b)
+			return against("protobuf: malformed tag in %x", b)
 		}
 		b = b[n:]
 		number, typ := int(tag>>3), int(tag&7)
 		f, known := s[number]
 		if !known && (strict || number < firstExtension) {
-			return fmt.Errorf("protobuf: unknown field %d", number)
+			return against("protobuf: unknown field %d", number)
 		}
 		var err error
 		switch typ {
@@ -101,10 +99,10 @@ func (s schema) decode(b []byte, strict bool) error {
 		case typeBytes:
 			b, err = f.delimited(b)
 		default:
-			err = fmt.Errorf("protobuf: wire type %d", typ)
+			err = against("protobuf: wire type %d", typ)
 		}
 		if err != nil {
-			return fmt.Errorf("field %d: %w", number, err)
+			return against("field %d: %w", number, err)
 		}
 	}
 	return nil
@@ -114,11 +112,11 @@ func (f field) varint(b []byte) ([]byte, error) {
 	v, n := binary.Uvarint(b)
 	switch {
 	case n <= 0:
-		return nil, fmt.Errorf("protobuf: malformed varint in %x", b)
+		return nil, against("protobuf: malformed varint in %x", b)
 	case f.int != nil:
 		f.int(int64(v))
 	case f.string != nil || f.bytes != nil:
-		return nil, errors.New("protobuf: a varint where bytes should be")
+		return nil, against("protobuf: a varint where bytes should be")
 	}
 	return b[n:], nil
 }
@@ -126,19 +124,19 @@ func (f field) varint(b []byte) ([]byte, error) {
 func (f field) delimited(b []byte) ([]byte, error) {
 	size, n := binary.Uvarint(b)
 	if n <= 0 || size > uint64(len(b)-n) {
-		return nil, fmt.Errorf("protobuf: malformed length in %x", b)
+		return nil, against("protobuf: malformed length in %x", b)
 	}
 	value, rest := b[n:n+int(size)], b[n+int(size):]
 	switch {
 	case f.string != nil:
 		if !utf8.Valid(value) {
-			return nil, fmt.Errorf("protobuf: %x is not UTF-8", value)
+			return nil, against("protobuf: %x is not UTF-8", value)
 		}
 		f.string(string(value))
 	case f.bytes != nil:
 		return rest, f.bytes(value)
 	case f.int != nil:
-		return nil, errors.New("protobuf: bytes where a varint should be")
+		return nil, against("protobuf: bytes where a varint should be")
 	}
 	return rest, nil
 }
