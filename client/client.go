@@ -45,15 +45,13 @@ type Client struct {
 	// deliverWake and syncWake wake deliver and synchronise; they hold one wake-up.
 	deliverWake, syncWake chan struct{}
 
-	// instance names this client among the runs of its device.
-	instance string
+	// counter numbers the logins: the Store, if it can.
+	counter LoginCounter
 
 	// Owned by Run.
 	addresses addresses
 	// refusals counts the logins refused in a row for their token.
 	refusals int
-	// logins counts those begun.
-	logins uint64
 	// readers are those of all connections.
 	readers sync.WaitGroup
 
@@ -108,9 +106,12 @@ func New(o Options) (*Client, error) {
 		dial:        newConn,
 		deliverWake: make(chan struct{}, 1),
 		syncWake:    make(chan struct{}, 1),
-		instance:    rand.Text(),
+		counter:     &runCounter{instance: rand.Text()},
 		page:        page,
 		changed:     make(chan struct{}),
+	}
+	if counter, ok := o.Store.(LoginCounter); ok {
+		c.counter = counter
 	}
 	c.inbox = NewInbox(InboxOptions{
 		Limit: o.InboxMessages, Page: page, Chunk: max(1, min(syncCursors, o.MaxPacket/cursorBytes)), Echo: o.EchoOwn, Reads: o.OnRead != nil,
@@ -311,7 +312,7 @@ func (c *Client) connect(ctx context.Context) (time.Duration, error) {
 	if err != nil {
 		return 0, err
 	}
-	s, err := c.login(conn, token)
+	s, err := c.login(ctx, conn, token)
 	if err != nil {
 		conn.close()
 		return 0, err

@@ -18,7 +18,7 @@ func (c *Client) move(ctx context.Context, s *session, w *workers) (*session, er
 	}
 	w.stop() // a sync begins anew at the other gateway
 	c.hold(ctx, s)
-	next, err := c.login(conn, token)
+	next, err := c.login(ctx, conn, token)
 	if err != nil {
 		conn.close()
 		c.release(s)

@@ -338,6 +338,37 @@ func TestAttempts(t *testing.T) {
 	})
 }
 
+// Runs of one application, which is to say of one Store, are numbered together: the server can tell a
+// login of the run before, which was late, from this run's. Others' are not.
+func TestAttemptsOverRuns(t *testing.T) {
+	bubble(t, func(t *testing.T, f *fake) {
+		kept, other := new(MemoryStore), struct{ Store }{new(MemoryStore)} // the latter cannot count
+		for _, store := range []Store{kept, kept, other, other} {
+			alice := start(t, f, "alice", func(o *Options) { o.Store = store }).online()
+			alice.Close()
+			if err := alice.ended(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		var attempts []uint64
+		instances := map[string]bool{}
+		f.do(func() {
+			for _, p := range f.got {
+				if p.Command == wire.CmdSignIn {
+					var req pb.LoginReq
+					f.decode(&p, &req)
+					attempts = append(attempts, req.GetAttempt())
+					instances[req.GetInstance()] = true
+				}
+			}
+		})
+		equal(t, "attempts", attempts, []uint64{1, 2, 1, 1})
+		if len(instances) != 3 || instances[""] {
+			t.Errorf("instances %v", instances)
+		}
+	})
+}
+
 // After a move the old gateway's answers are nobody's any more: a refusal must not end what the new
 // one was asked.
 func TestAnswerOfAnotherConnection(t *testing.T) {

@@ -112,11 +112,14 @@ func refusal(p *wire.LogicPkt) *wire.Error {
 const features = wire.FeatureSync | wire.FeatureRead | wire.FeatureGoAway
 
 // login sends the first packet and waits for its answer.
-func (c *Client) login(conn *conn, token string) (*session, error) {
-	c.logins++
+func (c *Client) login(ctx context.Context, conn *conn, token string) (*session, error) {
+	instance, attempt, err := c.counter.NextLogin(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("number of the login: %w", err)
+	}
 	body, err := proto.Marshal(&pb.LoginReq{
 		Token: token, Device: c.opts.Device, Platform: c.opts.Platform, Features: features.Names(),
-		Instance: c.instance, Attempt: c.logins,
+		Instance: instance, Attempt: attempt,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("login: %w", err)

@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"crypto/rand"
 	"maps"
 	"sync"
 )
@@ -19,13 +20,42 @@ type Store interface {
 	Delete(ctx context.Context, conversation string) error
 }
 
-// MemoryStore is a Store that ends with the process. The zero value is empty.
-type MemoryStore struct {
-	mu      sync.Mutex
-	cursors map[string]int64
+// LoginCounter may be implemented by a Store: it numbers the logins of all runs that use it, one after the
+// other. Without it a run that begins while a login of the run before is still on its way can be
+// displaced by that: the server cannot know which is the later one.
+//
+// A copy of the Store, and what is restored from a backup, must have another instance: a login with a smaller
+// number than one that the server has seen of the instance is refused (ErrConflict).
+type LoginCounter interface {
+	// NextLogin returns the name of this Store, up to 64 bytes and the same for ever, and a number larger than
+	// any before. It is called before each login; its error makes that wait and try again.
+	NextLogin(ctx context.Context) (instance string, attempt uint64, err error)
 }
 
-var _ Store = (*MemoryStore)(nil)
+// runCounter numbers the logins of one run. It belongs to Run.
+type runCounter struct {
+	instance string
+	logins   uint64
+}
+
+// NextLogin counts the logins.
+func (r *runCounter) NextLogin(context.Context) (instance string, attempt uint64, err error) {
+	r.logins++
+	return r.instance, r.logins, nil
+}
+
+// MemoryStore is a Store that ends with the process. The zero value is empty.
+type MemoryStore struct {
+	mu       sync.Mutex
+	cursors  map[string]int64
+	instance string // "" before the first login
+	logins   uint64
+}
+
+var (
+	_ Store        = (*MemoryStore)(nil)
+	_ LoginCounter = (*MemoryStore)(nil)
+)
 
 // NewMemoryStore returns a store that begins with these cursors.
 func NewMemoryStore(cursors map[string]int64) *MemoryStore {
@@ -52,6 +82,17 @@ func (s *MemoryStore) Delete(_ context.Context, conversation string) error {
 	defer s.mu.Unlock()
 	delete(s.cursors, conversation)
 	return nil
+}
+
+// NextLogin counts the logins.
+func (s *MemoryStore) NextLogin(context.Context) (instance string, attempt uint64, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.instance == "" {
+		s.instance = rand.Text()
+	}
+	s.logins++
+	return s.instance, s.logins, nil
 }
 
 // Cursors returns a copy of the cursors.
