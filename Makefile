@@ -47,7 +47,7 @@ build: ## The binaries, into bin/
 .PHONY: test
 test: install consul ## All tests with the race detector, on real MariaDB, Redis and Consul
 	export HERMOD_TEST_RACE=1; $(WITH_COMPONENTS) go test -race -timeout $(TEST_TIMEOUT) $(if $(MIX),-skip $(MIX)) $(TESTFLAGS) $(PKG)
-	$(if $(MIX),HERMOD_TEST_RACE=1 go test -count=1 -timeout $(TEST_TIMEOUT) -run $(MIX) $(TESTFLAGS) ./test/faults)
+	$(if $(MIX),HERMOD_TEST_RACE=1 go test -v -count=1 -timeout $(TEST_TIMEOUT) -run $(MIX) $(TESTFLAGS) ./test/faults)
 
 .PHONY: test-short
 test-short: ## The tests that need nothing but Go
