@@ -180,7 +180,7 @@ func compare(all []membership, q storage.SyncQuery) (lacks []lack, gone []int64)
 			known++
 		}
 		if !ok || has.Seq != m.lastSeq || has.ReadSeq >= 0 && has.ReadSeq != m.readSeq {
-			lacks = append(lacks, lack{membership: m, from: max(has.Seq, m.joinedSeq)})
+			lacks = append(lacks, lack{membership: m, from: min(max(has.Seq, m.joinedSeq), m.lastSeq)})
 		}
 	}
 	if known == len(q.Cursors) {

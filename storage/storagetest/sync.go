@@ -2,6 +2,7 @@ package storagetest
 
 import (
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"slices"
 	"strconv"
@@ -113,9 +114,11 @@ func testSyncCursorsElsewhere(t *testing.T, open MessagesFactory) {
 	here.LastSeq, here.Unread, here.Messages = 4, 1, all(last)
 	require.Equal(t, storage.News{Deltas: []storage.Delta{here}}, lacks(t, s, "alice", map[int64]int64{n: 2}, 9))
 
-	// A client that is ahead: the database comes from a backup.
+	// A client that is ahead: the database comes from a backup. Sums with the largest number overflow.
 	here.Messages = nil
-	require.Equal(t, storage.News{Deltas: []storage.Delta{here}}, lacks(t, s, "alice", map[int64]int64{n: 99}, 9))
+	for _, ahead := range []int64{99, math.MaxInt64} {
+		require.Equal(t, storage.News{Deltas: []storage.Delta{here}}, lacks(t, s, "alice", map[int64]int64{n: ahead}, 9))
+	}
 }
 
 // syncAll syncs in pages as a client does.
