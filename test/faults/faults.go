@@ -56,15 +56,6 @@ func each[T any](name string, things []T, fault func(T) Fault) Row {
 	return row
 }
 
-// all calls a function with each, and joins what goes wrong.
-func all[T any](things []T, do func(T) error) error {
-	var errs []error
-	for _, t := range things {
-		errs = append(errs, do(t))
-	}
-	return errors.Join(errs...)
-}
-
 // hold keeps a fault in force.
 func hold(ctx context.Context, d time.Duration) error {
 	timer := time.NewTimer(d)
@@ -77,7 +68,7 @@ func hold(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// inject breaks, holds and heals.
+// run injects, holds and heals.
 func (f *Fault) run(ctx context.Context) error {
 	if err := f.Inject(ctx); err != nil {
 		return fmt.Errorf("inject %s: %w", f.Name, err)

@@ -2,6 +2,7 @@ package faults
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -10,9 +11,17 @@ import (
 // mostLog is how much of the end of a log is kept after a failure, in bytes.
 const mostLog = 8 << 20
 
-// Finish stops everything and removes the site's files; after a failure the logs stay, and it says where.
+// Finish stops everything and removes the site's files; after a failure the logs stay, and it says where. What no
+// process may say is a failure.
 func (s *Site) Finish(failed bool) error {
 	err := s.Close()
+	for _, n := range s.Nodes() {
+		for _, bad := range [...]string{"DATA RACE", "panic: ", "fatal error: "} {
+			if n.Grep(bad) {
+				err = errors.Join(err, fmt.Errorf("the log of %s has %q", n.Name, bad))
+			}
+		}
+	}
 	if !failed && err == nil {
 		return os.RemoveAll(s.dir)
 	}

@@ -2,6 +2,7 @@ package faults
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	toxiproxy "github.com/Shopify/toxiproxy/v2"
@@ -29,8 +30,8 @@ func (s *Site) links() []Row {
 		return each(name, s.Logics, func(n *cluster.Node) Fault {
 			return Fault{
 				Name: name + " of " + n.Name, On: []string{linksOf(n)}, Lasts: lasts,
-				Inject: func(context.Context) error { return all(s.proxies.find("", n.Address), harm) },
-				Heal:   func(context.Context) error { return all(s.proxies.find("", n.Address), heal) },
+				Inject: func(context.Context) error { return s.proxies.each("", n.Address, harm) },
+				Heal:   func(context.Context) error { return s.proxies.each("", n.Address, heal) },
 			}
 		})
 	}
@@ -49,16 +50,17 @@ func linksOf(n *cluster.Node) string { return "links of " + n.Name }
 // parted cuts each gateway from another logic node, so that no two gateways agree on who is there.
 func (s *Site) parted() Row {
 	const name = "each gateway cut from another logic node"
-	find := func() (out []*toxiproxy.Proxy) {
+	between := func(do func(*toxiproxy.Proxy) error) error {
+		var errs []error
 		for i, g := range s.Gateways {
-			out = append(out, s.proxies.find(g.Name, s.Logics[i%len(s.Logics)].Address)...)
+			errs = append(errs, s.proxies.each(g.Name, s.Logics[i%len(s.Logics)].Address, do))
 		}
-		return out
+		return errors.Join(errs...)
 	}
 	fault := Fault{
 		Name: name, Lasts: silentFor,
-		Inject: func(context.Context) error { return all(find(), cut) },
-		Heal:   func(context.Context) error { return all(find(), mend) },
+		Inject: func(context.Context) error { return between(cut) },
+		Heal:   func(context.Context) error { return between(mend) },
 	}
 	for _, n := range s.Logics {
 		fault.On = append(fault.On, linksOf(n))
@@ -71,8 +73,8 @@ func (s *Site) stores() []Row {
 	row := func(name, on, store string, harm func(*toxiproxy.Proxy) error) Row {
 		return Row{Name: name, Faults: []Fault{{
 			Name: name, On: []string{on}, Lasts: silentFor,
-			Inject: func(context.Context) error { return all(s.proxies.find("", store), harm) },
-			Heal:   func(context.Context) error { return all(s.proxies.find("", store), cure) },
+			Inject: func(context.Context) error { return s.proxies.each("", store, harm) },
+			Heal:   func(context.Context) error { return s.proxies.each("", store, cure) },
 		}}}
 	}
 	latency := poison("latency", map[string]int{"latency": delay})

@@ -96,17 +96,25 @@ func (p *proxies) between(from, to string) (string, error) {
 	return proxy.Listen, nil
 }
 
-// find returns the proxies of a node, or of all nodes for "", to an address.
-func (p *proxies) find(from, to string) []*toxiproxy.Proxy {
+// each does something to the proxies of a node, or of all nodes for "", to an address. That there are
+// none is an error: a fault that does nothing shows nothing.
+func (p *proxies) each(from, to string, do func(*toxiproxy.Proxy) error) error {
 	p.mu.Lock()
-	defer p.mu.Unlock()
-	var out []*toxiproxy.Proxy
+	var found []*toxiproxy.Proxy
 	for key, proxy := range p.all {
 		if key.to == to && (from == "" || key.from == from) {
-			out = append(out, proxy)
+			found = append(found, proxy)
 		}
 	}
-	return out
+	p.mu.Unlock()
+	if len(found) == 0 {
+		return fmt.Errorf("nobody has connected from %q to %s", from, to)
+	}
+	var errs []error
+	for _, proxy := range found {
+		errs = append(errs, do(proxy))
+	}
+	return errors.Join(errs...)
 }
 
 // cut breaks the connections of a proxy and refuses new ones; mend takes them again.
