@@ -66,7 +66,7 @@ func (g *gateways) all(ctx context.Context) ([]string, error) {
 func ofTransport(urls []string, tcp bool) []string {
 	var list []string
 	for _, u := range urls {
-		if strings.HasPrefix(u, "t") == tcp { // tcp, tls; ws, wss
+		if isTCP(u) == tcp {
 			list = append(list, u)
 		}
 	}
@@ -74,6 +74,31 @@ func ofTransport(urls []string, tcp bool) []string {
 		return slices.Clone(urls)
 	}
 	return list
+}
+
+func isTCP(url string) bool { return strings.HasPrefix(url, "t") } // tcp, tls; ws, wss
+
+// findTransports finds out which transports the gateways have: what a device cannot do it does not choose.
+func (r *Run) findTransports(ctx context.Context) error {
+	for _, u := range r.o.URLs {
+		r.tcp = r.tcp || isTCP(u)
+		r.ws = r.ws || !isTCP(u)
+	}
+	if len(r.o.URLs) > 0 {
+		return nil
+	}
+	var failed error
+	for _, tcp := range []bool{false, true} {
+		g := &gateways{o: &r.o, token: r.accounts[0].token, tcp: tcp, router: true}
+		list, err := g.lookup(ctx)
+		r.tcp = r.tcp || tcp && len(list) > 0
+		r.ws = r.ws || !tcp && len(list) > 0
+		failed = errors.Join(failed, err)
+	}
+	if !r.ws && !r.tcp {
+		return fmt.Errorf("verify: the router names no gateway: %w", failed)
+	}
+	return nil
 }
 
 // lookup asks the router, as docs/protocol.md says.

@@ -202,7 +202,7 @@ func (r *Run) gatewaysOf(account int, rng *rand.Rand) *gateways {
 	i := len(r.devices)
 	return &gateways{
 		o: &r.o, token: r.accounts[account].token, rng: rng,
-		tcp:    rng.IntN(2) == 0,
+		tcp:    rng.IntN(2) == 0 && r.tcp || !r.ws,
 		router: r.o.Router != "" && (len(r.o.URLs) == 0 || i%2 == 0),
 	}
 }

@@ -82,6 +82,7 @@ type Run struct {
 	accounts  []account
 	topics    []topic
 	devices   []*device
+	ws, tcp   bool // which transports there are
 	directory *directory
 	ledger    ledger
 	cancel    context.CancelFunc
@@ -196,6 +197,9 @@ func (r *Run) start(ctx context.Context) (err error) {
 		return err
 	}
 	if r.ledger, err = r.openLedger(); err != nil {
+		return err
+	}
+	if err := r.findTransports(ctx); err != nil {
 		return err
 	}
 	rng := r.random(streamPlan)
