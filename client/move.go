@@ -23,6 +23,7 @@ func (c *Client) move(ctx context.Context, s *session, w *workers) (*session, er
 		conn.close()
 		c.release(s)
 		w.start()
+		wake(c.syncWake) // for the sync that was cut off
 		return nil, err
 	}
 	c.addresses.connected()

@@ -175,6 +175,32 @@ func TestGoAwayFails(t *testing.T) {
 	}
 }
 
+// A sync that the attempt to move has cut off begins anew on the connection that stays: nothing else need
+// come that would begin one.
+func TestGoAwayFailsDuringSync(t *testing.T) {
+	bubble(t, func(t *testing.T, f *fake) {
+		modern(f)
+		start(t, f, "alice").online()
+		synctest.Wait()
+		silent := true
+		f.intercept(func(l *fakeLink, p *wire.LogicPkt) bool {
+			if p.Command == wire.CmdSignIn {
+				f.refuse(l, p, wire.StatusSystemException)
+			}
+			return p.Command == wire.CmdSignIn || p.Command == wire.CmdSync && silent
+		})
+		f.each("alice", f.hint)
+		synctest.Wait()
+		syncs := f.count(wire.CmdSync)
+		f.do(func() { silent = false })
+		f.goAway(0)
+		time.Sleep(time.Second)
+		if n := f.count(wire.CmdSync); n != syncs+1 {
+			t.Errorf("%d syncs, and then %d", syncs, n)
+		}
+	})
+}
+
 // The gateway does not wait: the client connects again as after any other end.
 func TestGoAwayTooLate(t *testing.T) {
 	bubble(t, func(t *testing.T, f *fake) {
