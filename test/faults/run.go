@@ -262,7 +262,9 @@ func (s *Site) runUnder(ctx context.Context, o verify.Options, rows []Row, long 
 	end, failed := load.Finish(finishing)
 	report.Run = end.Run
 	if n := len(end.Rows); n > 0 {
-		report.Rows = append(report.Rows, end.Rows[n-1])
+		last := end.Rows[n-1]
+		last.Name = "all that was said under this load, read anew"
+		report.Rows = append(report.Rows, last)
 	}
 	return errors.Join(err, failed)
 }
