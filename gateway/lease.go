@@ -28,7 +28,7 @@ type leases struct {
 
 	renewed   time.Time     // when the lease was renewed last
 	refreshed time.Time     // when the sessions were last stored again
-	told      int64         // pb.Missed.UpTo of the last answer: these clients know that they must sync
+	told      int64         // pb.Missed.UpTo of the last answer, 0 if it had none: these clients know that they must sync
 	restoring []*session    // still to be stored again
 	ending    []*pb.Session // being ended in the store
 
@@ -198,10 +198,8 @@ func (l *leases) renew(ctx context.Context) error {
 	if resp.Lost || time.Since(l.renewed) > l.gateway.cfg.Lease {
 		l.lost()
 	}
-	if resp.Missed != nil {
-		l.gateway.missed(resp.Missed)
-		l.told = resp.Missed.UpTo
-	}
+	l.gateway.missed(resp.Missed)
+	l.told = resp.Missed.GetUpTo() // 0 once that is forgotten: a store whose clock is set back counts from below
 	l.renewed = time.Now()
 	l.mu.Lock()
 	l.stamps.turn()
