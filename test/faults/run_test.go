@@ -2,10 +2,33 @@ package faults
 
 import (
 	"math/rand/v2"
+	"reflect"
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/hermod-im/hermod/verify"
 )
+
+// A row of the table is the sum of its parts: no number of package verify's is forgotten.
+func TestAddAddsEverything(t *testing.T) {
+	var sum, part verify.Row
+	numbers := reflect.ValueOf(&part).Elem()
+	for i := range numbers.NumField() {
+		if f := numbers.Field(i); f.Kind() == reflect.Int64 {
+			f.SetInt(2)
+		}
+	}
+	part.Healed, part.Converged, part.Unjudged, part.Examples = true, true, "why", []string{"an example"}
+	sum.Converged = true
+	add(&sum, part)
+	require.Equal(t, part, sum)
+	part.Converged = false
+	add(&sum, part)
+	require.Equal(t, int64(4), sum.Lost)
+	require.False(t, sum.Converged)
+	require.Len(t, sum.Examples, 2)
+}
 
 func TestRoundsAreRepeatableAndDoNotTouchAThingTwice(t *testing.T) {
 	choice := []Fault{

@@ -23,14 +23,6 @@ const (
 // gateway is how the names of gateways begin.
 const gateway = "gateway"
 
-// settings are the config keys of every node: those that an operator has, but sooner, so that a run of all
-// faults ends within the hour.
-var settings = []string{
-	"sessions.lease=6s",
-	"registry.consul.ttl=3s",
-	"shutdown.drain=4s",
-}
-
 // Site is the cluster under test, and what is needed to break it.
 type Site struct {
 	*cluster.Cluster
@@ -63,7 +55,8 @@ func Start(ctx context.Context, dir string, log func(format string, args ...any)
 	}
 	s.Cluster, err = cluster.Start(ctx, cluster.Options{
 		Dir: dir, Gateways: gateways, Logics: logics, Routers: routers,
-		Set:     settings,
+		// The defaults, but sooner, so that a run of all faults ends within the hour.
+		Set:     []string{"sessions.lease=6s", "registry.consul.ttl=3s", "shutdown.drain=4s"},
 		NodeSet: s.nodeSet,
 		// The disk grows by a megabyte at a time, and is soon too small when it is full.
 		MySQL: component.MySQLOptions{Args: []string{"--innodb-file-per-table=0", "--innodb-autoextend-increment=1"}},
