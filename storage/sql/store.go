@@ -3,7 +3,8 @@
 // hand, because their cost and their locks are what the system stands on.
 //
 // Lock order: rows of conversations by ascending id, then everything that belongs to them. Who
-// writes members or messages holds the conversation's row.
+// adds messages, or adds or removes members, holds the conversation's row. Acks and read positions, which only
+// grow, are moved without it.
 package sql
 
 import (

@@ -82,7 +82,7 @@ type span struct{ conversation, from, to int64 }
 
 func (s span) size() int64 { return s.to - s.from }
 
-// where is the condition on messages for the spans.
+// whereSpans is the condition on messages for the spans.
 func whereSpans(spans []span) (string, []any) {
 	var b strings.Builder
 	args := make([]any, 0, 3*len(spans))
