@@ -32,12 +32,16 @@ import (
 const (
 	// DefaultPrefix of the keys.
 	DefaultPrefix = "hermod/snowflake"
-	// DefaultTTL of the session. Consul ends it after that time without a renewal, or up to twice as late.
-	DefaultTTL = 15 * time.Second
+	// DefaultTTL of the session. Consul ends it after that time without a renewal, or up to twice as late. Long,
+	// because a node that cannot reach Consul makes ids for as long as its lease surely lasts; the number of one
+	// that died is missed by nobody, there being so many.
+	DefaultTTL = 10 * time.Minute
 	// minTTL is Consul's lower bound.
 	minTTL = 10 * time.Second
-	// DefaultAhead is how far the mark is kept ahead of the clock.
-	DefaultAhead = 10 * time.Second
+	// DefaultAhead is how far the mark is kept ahead of the clock: no id is made beyond it without Consul.
+	DefaultAhead = 10 * time.Minute
+	// renewEvery is the longest time between two renewals, however long the TTL.
+	renewEvery = 5 * time.Second
 
 	// callTimeout bounds one call of the agent.
 	callTimeout = 3 * time.Second
@@ -60,8 +64,8 @@ type Options struct {
 	TTL time.Duration
 	// LockDelay is how long Consul keeps a number from others whose session it had to end. Defaults to Consul's 15 s.
 	LockDelay time.Duration
-	// Ahead is how far the mark is kept ahead of the clock; more than a third of the TTL, which is
-	// between two renewals. Defaults to DefaultAhead.
+	// Ahead is how far the mark is kept ahead of the clock; more than 5 s and than a third of the TTL, the lesser of
+	// which is between two renewals. Defaults to DefaultAhead.
 	Ahead time.Duration
 	// Numbers is how many there are to choose from: 0 to Numbers-1. Defaults to all 1,024.
 	Numbers int64
@@ -85,7 +89,7 @@ func (o Options) withDefaults() (Options, error) {
 	o.TTL = cmp.Or(o.TTL, DefaultTTL)
 	o.Ahead = cmp.Or(o.Ahead, DefaultAhead)
 	o.Numbers = cmp.Or(o.Numbers, snowflake.MaxNode+1)
-	o.interval = cmp.Or(o.interval, o.TTL/3)
+	o.interval = cmp.Or(o.interval, min(o.TTL/3, renewEvery))
 	o.lifetime = cmp.Or(o.lifetime, o.TTL-o.TTL/5)
 	if o.Now == nil {
 		o.Now = time.Now
@@ -103,8 +107,8 @@ func (o Options) withDefaults() (Options, error) {
 	switch {
 	case o.TTL < minTTL:
 		return o, fmt.Errorf("consullease: TTL %v is below %v", o.TTL, minTTL)
-	case o.Ahead <= o.TTL/3:
-		return o, fmt.Errorf("consullease: Ahead %v is not above a third of the TTL %v", o.Ahead, o.TTL)
+	case o.Ahead <= min(o.TTL/3, renewEvery):
+		return o, fmt.Errorf("consullease: Ahead %v is not above the time between renewals, %v", o.Ahead, min(o.TTL/3, renewEvery))
 	case o.Numbers < 1 || o.Numbers > snowflake.MaxNode+1:
 		return o, fmt.Errorf("consullease: %d numbers are not 1 to %d", o.Numbers, snowflake.MaxNode+1)
 	}
@@ -442,7 +446,7 @@ var (
 	errClosed = errors.New("closed")
 )
 
-// hold renews until the lease is lost, and says why. Renewals are three a TTL, more while they fail.
+// hold renews until the lease is lost, and says why. Renewals are more frequent while they fail.
 func (l *Lease) hold(ctx context.Context, session string) error {
 	var failure error
 	for {

@@ -302,6 +302,15 @@ func TestRaiseNeedsTheLock(t *testing.T) {
 	require.Equal(t, grant.Until, m.Until)
 }
 
+// I7: a registry that is away changes nothing. Nodes made no ids any more after 12 s of it.
+func TestDefaultsOutlastConsul(t *testing.T) {
+	o, err := Options{}.withDefaults()
+	require.NoError(t, err)
+	const outage = 5 * time.Minute
+	require.Greater(t, o.lifetime-o.interval, outage)
+	require.Greater(t, o.Ahead-o.interval, outage)
+}
+
 func TestOptions(t *testing.T) {
 	for _, o := range []Options{
 		{TTL: 5 * time.Second},
