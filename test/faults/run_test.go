@@ -1,12 +1,16 @@
 package faults
 
 import (
+	"errors"
 	"math/rand/v2"
 	"reflect"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/hermod-im/hermod/test/cluster"
+	"github.com/hermod-im/hermod/test/component"
 	"github.com/hermod-im/hermod/verify"
 )
 
@@ -55,4 +59,37 @@ func TestRoundsAreRepeatableAndDoNotTouchAThingTwice(t *testing.T) {
 		longest = max(longest, len(round))
 	}
 	require.Equal(t, 3, longest, "faults overlap")
+}
+
+// bare is a site without processes: its rows can be looked at, not run.
+func bare(t *testing.T, d *disk) *Site {
+	server := func() *component.Process { return new(component.Process) }
+	return &Site{
+		Cluster: &cluster.Cluster{
+			MySQL: server(), Redis: server(), Consul: server(),
+			Logics: []*cluster.Node{{Name: "logic-1"}}, Gateways: []*cluster.Node{{Name: "gateway-1"}}, Routers: []*cluster.Node{{Name: "router"}},
+		},
+		proxies: newProxies(t.Logf), disk: d, log: t.Logf,
+	}
+}
+
+// A fault that cannot be made has a line of its own.
+func TestWhatIsNotRunIsSaid(t *testing.T) {
+	s := bare(t, &disk{missing: errors.New("operation not permitted")})
+	report, err := s.RunAll(t.Context(), verify.Options{}, func(name string) bool { return strings.Contains(name, "disk") }, 0)
+	require.NoError(t, err)
+	require.Len(t, report.Rows, 1)
+	require.Contains(t, report.Table(), "disk full for the database: NOT RUN: operation not permitted")
+}
+
+func TestRowsHaveNamesOfTheirOwn(t *testing.T) {
+	seen := map[string]bool{}
+	for _, row := range bare(t, new(disk)).Rows() {
+		require.NotEmpty(t, row.Name)
+		require.False(t, seen[row.Name], row.Name)
+		seen[row.Name] = true
+		for _, f := range row.Faults {
+			require.NotEmpty(t, f.On, "%s: nothing may overlap with what holds nothing", f.Name)
+		}
+	}
 }
