@@ -156,12 +156,13 @@ func (s *shard) commit(batch []*utterance) {
 		s.log.WithError(err).WithField("messages", len(batch)).Error("commit failed")
 	}
 	for _, u := range batch {
+		reaches := len(u.draft.Members) > 0 // else it settles no doubt: the sender has quit, and the others are hinted
 		if err != nil {
-			if errors.Is(err, storage.ErrInDoubt) && u.draft.Err == nil {
+			if errors.Is(err, storage.ErrInDoubt) && u.draft.Err == nil && reaches {
 				s.doubt(&u.draft, start)
 			}
 			u.draft.Err = errBusy
-		} else if s.doubts.resolve(&u.draft) {
+		} else if reaches && s.doubts.resolve(&u.draft) {
 			u.draft.Duplicate = false // of what nobody was told
 		}
 		u.answer()

@@ -23,6 +23,7 @@ import (
 type brokenCommits struct {
 	storage.Messages
 	broken bool
+	quit   bool // the senders have
 	down   error
 	stored map[string]bool
 }
@@ -30,6 +31,9 @@ type brokenCommits struct {
 func (b *brokenCommits) Append(_ context.Context, drafts []*storage.Draft) error {
 	for _, d := range drafts {
 		d.Err, d.Duplicate, d.Members = nil, b.stored[d.ClientID], []string{d.Sender, d.Dest}
+		if b.quit {
+			d.Members = nil
+		}
 		b.stored[d.ClientID] = true
 	}
 	if b.broken {
@@ -145,6 +149,25 @@ func TestMembersAreHintedOfWhatStaysInDoubt(t *testing.T) {
 	messages.broken = false
 	say("carol", "2")
 	require.Empty(t, hinted(time.Hour), "the sender has asked again")
+}
+
+// The sender of a message in doubt that quits the group and asks again gets its answer, and nothing is pushed
+// for it: the others are hinted.
+func TestWhoHasQuitSettlesNoDoubt(t *testing.T) {
+	f := build(t, nil)
+	messages := &brokenCommits{broken: true, stored: map[string]bool{}}
+	s := f.committer.shards[0]
+	s.messages = messages
+	f.online("gateway-1", "carol", old, "")
+	for range 3 {
+		u := &utterance{c: &Context{Packet: wire.LogicPkt{Header: talkTo("alice", "carol")}, node: f.Node, agent: f.agent, log: quiet()}}
+		u.draft = storage.Draft{App: "demo", Sender: "alice", Dest: "carol", Kind: storage.KindUser, ClientID: "1"}
+		s.commit([]*utterance{u})
+		messages.quit, messages.broken = true, !messages.quit // in doubt, in doubt again, answered
+	}
+	before := len(f.links.pushes())
+	f.committer.hintDue(t.Context(), time.Now().Add(time.Hour))
+	require.Len(t, f.links.pushes(), before+1)
 }
 
 // An error that leaves no doubt owes nobody anything.

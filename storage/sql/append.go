@@ -207,10 +207,10 @@ func (s *Store) appendTo(tx *gorm.DB, b *batch) error {
 	if err := s.loadMembers(tx, b.targets); err != nil {
 		return err
 	}
+	if err := s.lookUp(tx, b); err != nil {
+		return err
+	}
 	if b.lookUp {
-		if err := s.lookUp(tx, b); err != nil {
-			return err
-		}
 		if err := s.lookUpTried(tx, b); err != nil {
 			return err
 		}
@@ -257,8 +257,8 @@ func (s *Store) lock(tx *gorm.DB, targets []*target) error {
 	return nil
 }
 
-// lookUp finds what the batch's ClientIDs have stored before. The conversations are locked, so
-// nobody adds to it.
+// lookUp finds what the batch's ClientIDs have stored before: those of senders who are no members, who may have
+// quit since, and all if b.lookUp. The conversations are locked, so nobody adds to it.
 func (s *Store) lookUp(tx *gorm.DB, b *batch) error {
 	type wanted struct {
 		target *target
@@ -266,7 +266,7 @@ func (s *Store) lookUp(tx *gorm.DB, b *batch) error {
 	}
 	var all []wanted
 	for _, e := range b.entries {
-		if e.ClientID != "" && e.target.found {
+		if e.ClientID != "" && e.target.found && (b.lookUp || !e.target.members.has(e.Sender)) {
 			all = append(all, wanted{e.target, e.key})
 		}
 	}
@@ -357,22 +357,27 @@ func (s *Store) number(b *batch) (fresh []entry, err error) {
 			e.Conversation, e.Seq, e.MessageID, e.Members = t.id, e.triedSeq, e.tried, t.members.readers(e.triedSeq)
 			continue
 		}
-		if !t.members.has(e.Sender) {
+		var was stored
+		var taken bool
+		if e.ClientID != "" {
+			was, taken = t.stored[e.key]
+		}
+		member := t.members.has(e.Sender)
+		switch {
+		case taken && was.sender == e.Sender && was.clientID == e.ClientID:
+			e.Conversation, e.Seq, e.MessageID, e.SendTime, e.Duplicate = t.id, was.seq, was.messageID, was.sendTime, true
+			if member { // who has quit gets its answer (I3), and reaches nobody, whatever it says now (I9)
+				e.Members = t.members.readers(was.seq)
+			}
+			continue
+		case !member:
 			e.Err = storage.ErrNotMember
+			continue
+		case taken:
+			e.Err = fmt.Errorf("%w: this client_id cannot be told from another one here", storage.ErrInvalid)
 			continue
 		}
 		e.Conversation, e.Members = t.id, t.members.accounts
-		if e.ClientID != "" {
-			if was, ok := t.stored[e.key]; ok {
-				if was.sender != e.Sender || was.clientID != e.ClientID {
-					e.Err = fmt.Errorf("%w: this client_id cannot be told from another one here", storage.ErrInvalid)
-					continue
-				}
-				e.Seq, e.MessageID, e.SendTime = was.seq, was.messageID, was.sendTime
-				e.Duplicate, e.Members = true, t.members.readers(was.seq)
-				continue
-			}
-		}
 		if t.lastID, err = s.ids.Next(t.lastID); err != nil {
 			return nil, err
 		}

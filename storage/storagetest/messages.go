@@ -34,6 +34,7 @@ func Messages(t *testing.T, setup func(t *testing.T) MessagesFactory) {
 		"Append":                 testAppend,
 		"AppendRefusesOne":       testAppendRefuses,
 		"Idempotent":             testIdempotent,
+		"IdempotentAfterQuit":    testIdempotentAfterQuit,
 		"TwoNodesAppend":         testTwoNodesAppend,
 		"TwoNodesRepeat":         testTwoNodesRepeat,
 		"IDsGrowOverSkewedNodes": testSkewedNodes,
@@ -289,6 +290,37 @@ func testIdempotent(t *testing.T, open MessagesFactory) {
 	same(first[0], put(t, s, again(first[0]))[0])
 	require.Equal(t, all([]*storage.Draft{first[0], first[1], batch[0], twice, batch[4]}),
 		history(t, s, "bob", storage.Range{Kind: storage.KindUser, Dest: "alice", Limit: 10}).Messages)
+}
+
+// A message was stored, its answer lost, and its sender quit the group: sent again it was refused, as if it
+// had not been stored.
+func testIdempotentAfterQuit(t *testing.T, open MessagesFactory) {
+	s := open(t, nodeIDs(t, 1))
+	id := group(t, s, "alice", "bob")
+	first := put(t, s, with(groupDraft("bob", id, "once"), "1"))[0]
+	_, err := s.Quit(t.Context(), "app", id, "bob")
+	require.NoError(t, err)
+
+	repeated, changed := again(first), again(first)
+	changed.Body = "something else"
+	batch := []*storage.Draft{
+		with(groupDraft("alice", id, "new"), "1"), repeated, changed, with(groupDraft("bob", id, "new"), "2"),
+		groupDraft("bob", id, "new"), with(groupDraft("mallory", id, "new"), "1"),
+	}
+	require.NoError(t, s.Append(t.Context(), batch))
+	require.NoError(t, batch[0].Err)
+	require.False(t, batch[0].Duplicate)
+	require.EqualValues(t, 2, batch[0].Seq)
+	for _, d := range batch[1:3] {
+		require.NoError(t, d.Err)
+		require.True(t, d.Duplicate)
+		require.Equal(t, []int64{first.Conversation, first.Seq, first.MessageID, first.SendTime}, []int64{d.Conversation, d.Seq, d.MessageID, d.SendTime})
+		require.Empty(t, d.Members, "who has quit says nothing more")
+	}
+	for _, d := range batch[3:] {
+		require.ErrorIs(t, d.Err, storage.ErrNotMember)
+	}
+	require.Len(t, history(t, s, "alice", storage.Range{Kind: storage.KindGroup, Dest: id, Limit: 10}).Messages, 2)
 }
 
 // checkConversation reads all of a conversation and checks I2.
