@@ -2,6 +2,7 @@
 package limit
 
 import (
+	"hash/maphash"
 	"sync"
 	"time"
 )
@@ -43,19 +44,31 @@ func (b *Bucket) fill(r Rate, now time.Time) {
 
 // Keyed is a bucket per key, all of one rate. Safe for concurrent use.
 type Keyed[K comparable] struct {
-	rate Rate
+	rate   Rate
+	seed   maphash.Seed
+	shards [shards]shard[K]
+}
 
+// shards is in how many parts the keys are, each with a mutex: full buckets are looked for in one part at a
+// time, a millisecond or two of a million keys, and only the readers of links that need this part wait.
+const shards = 256
+
+type shard[K comparable] struct {
 	mu      sync.Mutex
 	buckets map[K]*Bucket // guarded by mu
 	sweepAt int           // number of buckets at which full ones are forgotten; guarded by mu
 }
 
-// minSweep is the number of buckets below which nothing is forgotten.
-const minSweep = 1024
+// minSweep is the number of buckets of a shard below which nothing is forgotten.
+const minSweep = 16
 
 // NewKeyed returns a limiter without buckets.
 func NewKeyed[K comparable](r Rate) *Keyed[K] {
-	return &Keyed[K]{rate: r, buckets: map[K]*Bucket{}, sweepAt: minSweep}
+	k := &Keyed[K]{rate: r, seed: maphash.MakeSeed()}
+	for i := range k.shards {
+		k.shards[i].buckets, k.shards[i].sweepAt = map[K]*Bucket{}, minSweep
+	}
+	return k
 }
 
 // Take takes a token of the key's bucket at the time now, as Bucket.Take does.
@@ -63,25 +76,26 @@ func (k *Keyed[K]) Take(key K, now time.Time) (wait time.Duration) {
 	if k.rate.PerSecond <= 0 {
 		return 0
 	}
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	b := k.buckets[key]
+	s := &k.shards[maphash.Comparable(k.seed, key)%shards]
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	b := s.buckets[key]
 	if b == nil {
-		if len(k.buckets) >= k.sweepAt {
-			k.sweep(now)
+		if len(s.buckets) >= s.sweepAt {
+			s.sweep(k.rate, now)
 		}
 		b = new(Bucket)
-		k.buckets[key] = b
+		s.buckets[key] = b
 	}
 	return b.Take(k.rate, now)
 }
 
 // sweep forgets the buckets that are full again: a new one would be the same.
-func (k *Keyed[K]) sweep(now time.Time) {
-	for key, b := range k.buckets {
-		if b.fill(k.rate, now); b.tokens >= float64(k.rate.Burst) {
-			delete(k.buckets, key)
+func (s *shard[K]) sweep(r Rate, now time.Time) {
+	for key, b := range s.buckets {
+		if b.fill(r, now); b.tokens >= float64(r.Burst) {
+			delete(s.buckets, key)
 		}
 	}
-	k.sweepAt = max(minSweep, 2*len(k.buckets))
+	s.sweepAt = max(minSweep, 2*len(s.buckets))
 }
