@@ -53,10 +53,10 @@ func (u *unlinked) add(gateway string, channels, kicked []string) {
 	}
 }
 
-// add is bounded: the store takes one more than it keeps for all.
+// add is bounded as the store is, which takes one channel more than it keeps for all.
 func (g *unpushed) add(channels, kicked []string) {
 	for _, c := range kicked {
-		if len(g.kicked) <= storage.MaxMissed {
+		if len(g.kicked) < storage.MaxKicked {
 			g.kicked[c] = struct{}{}
 		}
 	}

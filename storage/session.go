@@ -92,7 +92,7 @@ func (e *ConflictError) Error() string {
 type Missed struct {
 	// Channels must sync. Each is named once.
 	Channels []string
-	// Kicked were displaced and not told.
+	// Kicked were displaced and not told, at most MaxKicked.
 	Kicked []string
 	// All: there were more than MaxMissed, and all of the gateway's clients must sync.
 	All bool
@@ -100,8 +100,14 @@ type Missed struct {
 	UpTo int64
 }
 
-// MaxMissed is how many channels are kept for one gateway; beyond it all must sync.
-const MaxMissed = 10_000
+const (
+	// MaxMissed is how many channels that must sync are kept for one gateway; beyond it all must.
+	MaxMissed = 10_000
+	// MaxKicked is how many displaced ones are kept beside them. Nothing stands for those beyond it, which
+	// stay open until the gateway stores its sessions again; so it is the size of a large gateway, and
+	// still a fifth of a link's largest packet.
+	MaxKicked = 100_000
+)
 
 // Sessions knows which devices are on line. A session lives until its Logout or the end of its
 // gateway's lease; renewing the one lease keeps all of the gateway's sessions (I6). One whose lease has

@@ -15,8 +15,6 @@ type missed struct {
 	upTo             int64
 }
 
-func (m *missed) size() int { return len(m.channels) + len(m.kicked) }
-
 // NoteMissed implements storage.Sessions.
 func (s *Sessions) NoteMissed(ctx context.Context, gateway string, channels, kicked []string) error {
 	if err := ctx.Err(); err != nil {
@@ -35,12 +33,13 @@ func (s *Sessions) NoteMissed(ctx context.Context, gateway string, channels, kic
 		m.channels[c] = s.notes
 	}
 	for _, c := range kicked {
-		m.kicked[c] = s.notes
+		if _, known := m.kicked[c]; known || len(m.kicked) < storage.MaxKicked {
+			m.kicked[c] = s.notes
+		}
 	}
-	if m.size() > storage.MaxMissed {
+	if len(m.channels) > storage.MaxMissed {
 		m.all = s.notes
 		clear(m.channels)
-		clear(m.kicked)
 	}
 	return nil
 }
@@ -62,7 +61,7 @@ func (s *Sessions) Missed(ctx context.Context, gateway string, told int64) (stor
 	if m.all <= told {
 		m.all = 0
 	}
-	if m.size() == 0 && m.all == 0 {
+	if len(m.channels) == 0 && len(m.kicked) == 0 && m.all == 0 {
 		delete(s.missed, gateway)
 		return storage.Missed{}, nil
 	}

@@ -3,6 +3,7 @@ package redis
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strconv"
 	"time"
 
@@ -11,9 +12,10 @@ import (
 	"github.com/hermod-im/hermod/storage"
 )
 
-// A member of a gateway's set of what it was not pushed is a channel after one of these letters, or
-// missedAll. Its score is the number of its last note: the time in µs, or more, so that numbers grow
-// even if the set was emptied in between.
+// A gateway has two sets of what it was not pushed: of channels that must sync, and of those that were
+// displaced, which the overflow of the first must not take along. A member is a channel after one of these
+// letters, or missedAll. Its score is the number of its last note: the time in µs, or more, so that numbers
+// grow even if the sets were emptied in between.
 const (
 	missedChannel = "c"
 	missedKick    = "k"
@@ -24,19 +26,31 @@ const (
 	missedTTL = 10 * time.Minute
 )
 
-// noteScript adds ARGV[3], … to the set. Above ARGV[1] members missedAll takes their place.
+// noteScript adds ARGV[4], … to the sets KEYS[1], of channels, and KEYS[2], of kicks. Above ARGV[1]
+// channels missedAll takes their place; above ARGV[2] kicks the last ones give way.
 var noteScript = redis.NewScript(`
 local time = redis.call('TIME')
 local note = time[1] * 1000000 + time[2]
-local last = redis.call('ZREVRANGE', KEYS[1], 0, 0, 'WITHSCORES')[2]
-if last and tonumber(last) >= note then note = tonumber(last) + 1 end
+for i = 1, 2 do
+  local last = redis.call('ZREVRANGE', KEYS[i], 0, 0, 'WITHSCORES')[2]
+  if last and tonumber(last) >= note then note = tonumber(last) + 1 end
+end
 note = string.format('%.0f', note)
-for i = 3, #ARGV do redis.call('ZADD', KEYS[1], note, ARGV[i]) end
+for i = 4, #ARGV do
+  local key = KEYS[1]
+  if ARGV[i]:sub(1, 1) == 'k' then key = KEYS[2] end
+  redis.call('ZADD', key, note, ARGV[i])
+end
+redis.call('ZREMRANGEBYRANK', KEYS[2], ARGV[2], -1)
 if redis.call('ZCARD', KEYS[1]) > tonumber(ARGV[1]) then
   redis.call('DEL', KEYS[1])
   redis.call('ZADD', KEYS[1], note, '*')
 end
-redis.call('PEXPIRE', KEYS[1], ARGV[2])`)
+for i = 1, 2 do redis.call('PEXPIRE', KEYS[i], ARGV[3]) end`)
+
+func missedKeys(gateway string) []string {
+	return []string{missedPrefix + gateway, kickedPrefix + gateway}
+}
 
 // NoteMissed implements storage.Sessions.
 func (s *Sessions) NoteMissed(ctx context.Context, gateway string, channels, kicked []string) error {
@@ -44,14 +58,14 @@ func (s *Sessions) NoteMissed(ctx context.Context, gateway string, channels, kic
 	if err != nil {
 		return err
 	}
-	args := []any{strconv.Itoa(storage.MaxMissed), missedTTL.Milliseconds()}
+	args := []any{storage.MaxMissed, storage.MaxKicked, missedTTL.Milliseconds()}
 	for _, c := range channels {
 		args = append(args, missedChannel+c)
 	}
 	for _, c := range kicked {
 		args = append(args, missedKick+c)
 	}
-	if err := noteScript.Run(ctx, s.client, []string{missedPrefix + gateway}, args...).Err(); err != nil && err != redis.Nil {
+	if err := noteScript.Run(ctx, s.client, missedKeys(gateway), args...).Err(); err != nil && err != redis.Nil {
 		return fmt.Errorf("redis: note what was missed: %w", err)
 	}
 	return nil
@@ -62,17 +76,21 @@ func (s *Sessions) Missed(ctx context.Context, gateway string, told int64) (m st
 	if ctx, err = detach(ctx); err != nil {
 		return m, err
 	}
-	key := missedPrefix + gateway
-	if told > 0 {
-		if err := s.client.ZRemRangeByScore(ctx, key, "-inf", strconv.FormatInt(told, 10)).Err(); err != nil {
-			return m, fmt.Errorf("redis: forget what was missed: %w", err)
+	// In one step: UpTo must not be of a note of which only the one set was read.
+	var members [2]*redis.ZSliceCmd
+	_, err = s.client.TxPipelined(ctx, func(p redis.Pipeliner) error {
+		for i, key := range missedKeys(gateway) {
+			if told > 0 {
+				p.ZRemRangeByScore(ctx, key, "-inf", strconv.FormatInt(told, 10))
+			}
+			members[i] = p.ZRangeWithScores(ctx, key, 0, -1)
 		}
-	}
-	members, err := s.client.ZRangeWithScores(ctx, key, 0, -1).Result()
+		return nil
+	})
 	if err != nil {
 		return m, fmt.Errorf("redis: what was missed: %w", err)
 	}
-	for _, z := range members {
+	for _, z := range slices.Concat(members[0].Val(), members[1].Val()) {
 		m.UpTo = max(m.UpTo, int64(z.Score))
 		member, _ := z.Member.(string)
 		switch {

@@ -33,6 +33,7 @@ const (
 	sessionPrefix = "hermod:s:"
 	leasePrefix   = "hermod:g:"
 	missedPrefix  = "hermod:m:"
+	kickedPrefix  = "hermod:k:"
 
 	// defaultSessionTTL is what is left of an account of which nothing is heard. Gateways restore
 	// their live sessions more often than that.
@@ -379,7 +380,7 @@ func (s *Sessions) EndLease(ctx context.Context, gateway string) error {
 	if err != nil {
 		return err
 	}
-	if err := s.client.Del(ctx, leasePrefix+gateway, missedPrefix+gateway).Err(); err != nil {
+	if err := s.client.Del(ctx, leasePrefix+gateway, missedPrefix+gateway, kickedPrefix+gateway).Err(); err != nil {
 		return fmt.Errorf("redis: end lease: %w", err)
 	}
 	s.mu.Lock()

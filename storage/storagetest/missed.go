@@ -51,7 +51,8 @@ func testMissed(t *testing.T, open SessionsFactory) {
 	missed(t, s, "g1", 0, storage.Missed{})
 }
 
-// More channels than are kept become all of the gateway's.
+// More channels than are kept become all of the gateway's, but kicks are no hints: those that were
+// displaced stayed open, for hours.
 func testMissedTooMany(t *testing.T, open SessionsFactory) {
 	s := open(t)
 	ctx := t.Context()
@@ -67,7 +68,33 @@ func testMissedTooMany(t *testing.T, open SessionsFactory) {
 	require.NoError(t, err)
 	require.Len(t, some.Channels, storage.MaxMissed)
 	require.NoError(t, s.NoteMissed(ctx, "g", nil, []string{"g.kicked"}))
-	upTo := missed(t, s, "g", some.UpTo, storage.Missed{All: true})
+	kicked, err := s.Missed(ctx, "g", 0)
+	require.NoError(t, err)
+	require.Len(t, kicked.Channels, storage.MaxMissed, "kicks do not count among them")
+	require.Greater(t, kicked.UpTo, some.UpTo)
+	require.NoError(t, s.NoteMissed(ctx, "g", []string{"g.one-more"}, nil))
+	missed(t, s, "g", 0, storage.Missed{Kicked: []string{"g.kicked"}, All: true})
+	upTo := missed(t, s, "g", some.UpTo, storage.Missed{Kicked: []string{"g.kicked"}, All: true})
 	require.NoError(t, s.NoteMissed(ctx, "g", []string{"g.x"}, nil))
 	missed(t, s, "g", upTo, storage.Missed{Channels: []string{"g.x"}})
+	require.NoError(t, s.EndLease(ctx, "g"))
+	missed(t, s, "g", 0, storage.Missed{})
+}
+
+// Kicks are bounded on their own.
+func testKickedTooMany(t *testing.T, open SessionsFactory) {
+	s := open(t)
+	ctx := t.Context()
+	lease(t, s, "g", longLease)
+	kicked := make([]string, storage.MaxKicked+1)
+	for i := range kicked {
+		kicked[i] = fmt.Sprint("g.", i)
+	}
+	require.NoError(t, s.NoteMissed(ctx, "g", nil, kicked))
+	require.NoError(t, s.NoteMissed(ctx, "g", []string{"g.x"}, []string{"g.one-more"}))
+	got, err := s.Missed(ctx, "g", 0)
+	require.NoError(t, err)
+	require.Len(t, got.Kicked, storage.MaxKicked)
+	require.Equal(t, []string{"g.x"}, got.Channels)
+	require.False(t, got.All)
 }

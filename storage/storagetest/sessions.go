@@ -46,6 +46,7 @@ func Sessions(t *testing.T, setup func(t *testing.T) SessionsFactory) {
 		"Stamps":                   testStamps,
 		"Missed":                   testMissed,
 		"MissedTooMany":            testMissedTooMany,
+		"KickedTooMany":            testKickedTooMany,
 		"KeysAreUnambiguous":       testSessionKeys,
 		"FindMany":                 testFindMany,
 		"NodesSeeEachOther":        testTwoNodes,
