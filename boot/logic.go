@@ -69,7 +69,7 @@ func NewLogic(ctx context.Context, c config.Config, env *Env) (_ *Logic, err err
 	}
 	sessions := env.Sessions
 	if sessions == nil {
-		sessions = l.openSessions(c)
+		sessions = l.openSessions(c, log.WithField("part", "sessions").Errorf)
 	}
 	metrics := new(transport.Metrics)
 	env.Metrics.MustRegister(newTransportCollector("logic", metrics))
@@ -170,7 +170,7 @@ func DatabaseOptions(c config.Config) sql.Options {
 	return sql.Options{Driver: c.Database.Driver, DSN: c.Database.DSN, MaxOpenConns: c.Database.MaxOpen}
 }
 
-func (l *Logic) openSessions(c config.Config) storage.Sessions {
+func (l *Logic) openSessions(c config.Config, logf func(format string, args ...any)) storage.Sessions {
 	if c.Sessions.Driver == config.DriverMemory {
 		return memory.NewSessions(memory.Options{})
 	}
@@ -184,6 +184,7 @@ func (l *Logic) openSessions(c config.Config) storage.Sessions {
 		SentinelMaster:   r.SentinelMaster,
 		SentinelAddrs:    r.SentinelAddrs,
 		SentinelPassword: r.SentinelPassword,
+		Logf:             logf,
 	})
 	l.closers = append(l.closers, sessions.Close)
 	return sessions

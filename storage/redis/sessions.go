@@ -42,6 +42,8 @@ const (
 	defaultTimeout = 3 * time.Second
 	// defaultLivenessCache is how long an ended lease may still be believed to run.
 	defaultLivenessCache = time.Second
+	// sayPause is the time between two complaints about sessions that cannot be read: each push meets them.
+	sayPause = time.Minute
 	// batchSize is how many keys a pipeline handles at most, and restoreBatch how many sessions a script:
 	// as many as a gateway sends at once, so that one stamp says whether they are there. About 5 ms of Redis.
 	batchSize    = 256
@@ -69,6 +71,8 @@ type Options struct {
 	SessionTTL time.Duration
 	// LivenessCache is how long Find remembers that a gateway's lease runs. Defaults to 1 s.
 	LivenessCache time.Duration
+	// Logf hears of stored sessions that cannot be read, a line a minute at most. May be nil.
+	Logf func(format string, args ...any)
 }
 
 func (o Options) withDefaults() Options {
@@ -82,6 +86,9 @@ func (o Options) withDefaults() Options {
 		if *d <= 0 {
 			*d = fallback
 		}
+	}
+	if o.Logf == nil {
+		o.Logf = func(string, ...any) {}
 	}
 	return o
 }
@@ -109,9 +116,11 @@ type Sessions struct {
 	client *redis.Client
 	ttl    time.Duration
 	fresh  time.Duration
+	logf   func(format string, args ...any)
 
 	mu   sync.Mutex
-	live map[string]time.Time // until when a gateway's lease is believed to run; never that it has ended
+	live map[string]time.Time // until when a gateway's lease is believed to run; never that it has ended; guarded by mu
+	said time.Time            // when a session was said to be unreadable; guarded by mu
 }
 
 var _ storage.Sessions = (*Sessions)(nil)
@@ -119,7 +128,7 @@ var _ storage.Sessions = (*Sessions)(nil)
 // NewSessions returns a store on the Redis of the options. It does not connect yet: see Ping.
 func NewSessions(o Options) *Sessions {
 	o = o.withDefaults()
-	return &Sessions{client: o.client(), ttl: o.SessionTTL, fresh: o.LivenessCache, live: make(map[string]time.Time)}
+	return &Sessions{client: o.client(), ttl: o.SessionTTL, fresh: o.LivenessCache, logf: o.Logf, live: make(map[string]time.Time)}
 }
 
 // detach is ctx without its end: go-redis needs a goroutine for a command that can be cancelled,
@@ -233,7 +242,8 @@ func (s *Sessions) Find(ctx context.Context, keys []storage.AccountKey) ([][]sto
 	return found, nil
 }
 
-// read returns the stored sessions of each key, whatever their leases.
+// read returns the stored sessions of each key, whatever their leases. One that cannot be read is left out:
+// it must not cost the others their pushes.
 func (s *Sessions) read(ctx context.Context, keys []storage.AccountKey) ([][]storage.Session, error) {
 	commands := make([]*redis.StringStringMapCmd, len(keys))
 	pipe := s.client.Pipeline()
@@ -248,13 +258,28 @@ func (s *Sessions) read(ctx context.Context, keys []storage.AccountKey) ([][]sto
 		for device, value := range commands[i].Val() {
 			session, err := decode(key.App, key.Account, device, value)
 			if err != nil {
-				return nil, err
+				s.unreadable(key, device, err)
+				continue
 			}
 			found[i] = append(found[i], session)
 		}
 		slices.SortFunc(found[i], func(a, b storage.Session) int { return strings.Compare(a.Device, b.Device) })
 	}
 	return found, nil
+}
+
+// unreadable says that a session was left out, unless that was said a moment ago.
+func (s *Sessions) unreadable(key storage.AccountKey, device string, err error) {
+	now := time.Now()
+	s.mu.Lock()
+	silent := now.Sub(s.said) < sayPause
+	if !silent {
+		s.said = now
+	}
+	s.mu.Unlock()
+	if !silent {
+		s.logf("redis: a session gets no pushes until it is stored anew, app %q, device %q: %v", key.App, device, err)
+	}
 }
 
 // keepLive removes the sessions whose gateway's lease has ended. Running leases are remembered for

@@ -70,6 +70,31 @@ func encodeOld(s storage.Session) string {
 	return strings.TrimSuffix(encode(s), fmt.Sprintf("%d:%s20:%020d", len(s.Instance), s.Instance, s.Attempt))
 }
 
+// One session that could not be read failed the look-up of all, so that a whole batch of pushes was dropped.
+func TestUnreadableSessionIsLeftOut(t *testing.T) {
+	s := newSessions(t, true)
+	ctx := t.Context()
+	var said []string
+	s.logf = func(format string, args ...any) { said = append(said, fmt.Sprintf(format, args...)) }
+	_, err := s.RenewLease(ctx, "g", 60_000, 0)
+	require.NoError(t, err)
+	for _, account := range []string{"alice", "bob"} {
+		_, err = s.Login(ctx, storage.Session{App: "app", Account: account, Device: "phone", Channel: account, Gateway: "g"}, storage.DevicePolicy{})
+		require.NoError(t, err)
+	}
+	require.NoError(t, s.client.HSet(ctx, accountKey("app", "alice"), "laptop", "garbage", "tablet", "garbage").Err())
+	for range 2 {
+		found, err := s.Find(ctx, []storage.AccountKey{{App: "app", Account: "alice"}, {App: "app", Account: "bob"}})
+		require.NoError(t, err)
+		require.Len(t, found, 2)
+		require.Len(t, found[0], 1)
+		require.Equal(t, "phone", found[0][0].Device)
+		require.Len(t, found[1], 1)
+	}
+	require.Len(t, said, 1, "not with every push")
+	require.Contains(t, said[0], `"alice"`)
+}
+
 // During an upgrade nodes of the release before write sessions without instance, and leases without
 // stamp: the former are ordered as ever, the latter say nothing, lest every renewal restores.
 func TestReleaseBefore(t *testing.T) {
