@@ -1,7 +1,8 @@
 // Package gateway holds the clients' connections: it logs them in (accept.go), forwards what they
-// ask to a logic node (uplink.go), delivers what logic nodes say (downlink.go), keeps their sessions
-// alive (lease.go) tells them to sync when a push may be lost (hint.go), and to move when it stops (drain.go). It
-// reads headers and never the bodies of messages, and stores nothing.
+// ask to a logic node (uplink.go), delivers what logic nodes say (downlink.go) and knows what of that
+// old clients may acknowledge (delivered.go), keeps their sessions alive (lease.go), tells them to sync when a
+// push may be lost (hint.go, missed.go), and to move when it stops (drain.go). It reads headers and never the
+// bodies of messages, and stores nothing.
 package gateway
 
 import (

@@ -27,7 +27,7 @@ func (g *group) create(ctx context.Context, c *Context, req *pb.GroupCreateReq) 
 	if len(others) >= g.limits.Members { // the creator is one too
 		return nil, wire.Errorf(wire.StatusInvalidBody, "a group has at most %d members", g.limits.Members)
 	}
-	new := storage.Group{
+	created := storage.Group{
 		App:          who.App,
 		Name:         req.Name,
 		Avatar:       req.Avatar,
@@ -36,9 +36,9 @@ func (g *group) create(ctx context.Context, c *Context, req *pb.GroupCreateReq) 
 		Members:      []storage.Member{{Account: who.Account}},
 	}
 	for _, m := range others {
-		new.Members = append(new.Members, storage.Member{Account: m})
+		created.Members = append(created.Members, storage.Member{Account: m})
 	}
-	id, err := g.groups.CreateGroup(ctx, new, g.limits)
+	id, err := g.groups.CreateGroup(ctx, created, g.limits)
 	if err != nil {
 		return nil, g.explain(err)
 	}

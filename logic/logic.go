@@ -3,8 +3,9 @@
 // A packet comes in through Receive (logic.go), the Router finds its row in the table of commands
 // (commands.go) and runs the chain of middlewares before the handler (router.go). Talk goes on to
 // the conversation's shard (committer.go), which stores what has gathered in one transaction, and
-// then, never before, answers and pushes (dispatch.go). The other handlers are in login.go,
-// lease.go, group.go, offline.go and sync.go.
+// then, never before, answers and pushes (dispatch.go). Who could not be pushed to learns it later: pushes
+// without a link are in missed.go, commits without an answer in doubt.go. The other handlers are in login.go,
+// lease.go, group.go, offline.go, read.go and sync.go.
 package logic
 
 import (
