@@ -62,9 +62,8 @@ func (d *dispatcher) missed() {
 	}
 }
 
-// settle hints the clients if that is owed, and notes what has not been noted.
+// settle hints the clients if that is owed.
 func (d *dispatcher) settle() {
-	d.unlinked.flush()
 	if d.owed.Swap(false) {
 		d.links.Broadcast(hintAll)
 	}

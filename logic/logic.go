@@ -208,6 +208,9 @@ func (n *Node) Run(ctx context.Context) error {
 	n.drain()
 	stop()
 	wg.Wait()
+	closing, cancel := context.WithTimeout(context.Background(), closeWait)
+	defer cancel()
+	n.dispatch.unlinked.finish(closing)
 	return err
 }
 
@@ -248,7 +251,8 @@ func (n *Node) drain() {
 	}
 }
 
-// closeWait bounds the writing of what is queued on the links, after Config.Drain.
+// closeWait bounds the writing of what is queued on the links, after Config.Drain, and then that of what
+// is to be noted for gateways without a link.
 const closeWait = 3 * time.Second
 
 // awaitFinished returns when nothing is in flight.

@@ -81,26 +81,47 @@ func (u *unlinked) run(ctx context.Context) {
 			case <-ctx.Done():
 				return
 			}
-			if u.flush() {
+			if u.flush(ctx) {
 				break
 			}
 		}
 	}
 }
 
+// finish is run's last word, when nothing is added any more: it tries until ctx ends, and then says what is lost.
+func (u *unlinked) finish(ctx context.Context) {
+	for !u.flush(ctx) {
+		select {
+		case <-time.After(finishRetry):
+			continue
+		case <-ctx.Done():
+		}
+		u.mu.Lock()
+		defer u.mu.Unlock()
+		for gateway, g := range u.gateways {
+			u.log.WithFields(logrus.Fields{"gateway": gateway, "channels": len(g.channels), "kicked": len(g.kicked)}).
+				Error("stopping: lost what a gateway was not pushed; its clients miss it until they sync")
+		}
+		return
+	}
+}
+
+// finishRetry is the pause between attempts while somebody waits for the node's end.
+const finishRetry = 200 * time.Millisecond
+
 // flush notes what was added, and reports whether the store took all of it. The rest is kept.
-func (u *unlinked) flush() bool {
+func (u *unlinked) flush(ctx context.Context) bool {
 	u.mu.Lock()
 	gateways := u.gateways
 	u.gateways = map[string]*unpushed{}
 	u.mu.Unlock()
-	ctx, cancel := context.WithTimeout(context.Background(), u.timeout)
+	ctx, cancel := context.WithTimeout(ctx, u.timeout)
 	defer cancel()
 	ok := true
 	for gateway, g := range gateways {
 		channels, kicked := slices.Collect(maps.Keys(g.channels)), slices.Collect(maps.Keys(g.kicked))
 		if err := u.sessions.NoteMissed(ctx, gateway, channels, kicked); err != nil {
-			u.log.WithError(err).WithField("gateway", gateway).Warn("cannot note what a gateway was not pushed; trying again")
+			u.log.WithError(err).WithField("gateway", gateway).Warn("cannot note what a gateway was not pushed")
 			u.add(gateway, channels, kicked)
 			ok = false
 		}

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"slices"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -53,9 +55,9 @@ func TestNotesWaitForTheStore(t *testing.T) {
 	f.links.fails = map[string]error{"gateway-1": container.ErrNotLinked, "full": im.ErrQueueFull}
 	f.sessions.setDown(true)
 	f.dispatch.send(targets{"gateway-1": {channels: bob}, "full": {channels: []string{"full.bob"}}}, wire.Header{Command: wire.CmdUserTalk}, &pb.MessagePush{})
-	require.False(t, f.dispatch.unlinked.flush())
+	require.False(t, f.dispatch.unlinked.flush(t.Context()))
 	f.sessions.setDown(false)
-	require.True(t, f.dispatch.unlinked.flush())
+	require.True(t, f.dispatch.unlinked.flush(t.Context()))
 	for gateway, want := range map[string][]string{"gateway-1": bob, "full": nil} {
 		got, err := f.sessions.Missed(t.Context(), gateway, 0)
 		require.NoError(t, err)
@@ -71,11 +73,48 @@ func TestNotesAreBounded(t *testing.T) {
 	for i := range storage.MaxMissed + 100 {
 		f.dispatch.unlinked.add("gateway-1", []string{fmt.Sprint("gateway-1.", i)}, nil)
 	}
-	require.False(t, f.dispatch.unlinked.flush())
+	require.False(t, f.dispatch.unlinked.flush(t.Context()))
 	require.Len(t, f.dispatch.unlinked.gateways["gateway-1"].channels, storage.MaxMissed+1)
 	f.sessions.setDown(false)
-	require.True(t, f.dispatch.unlinked.flush())
+	require.True(t, f.dispatch.unlinked.flush(t.Context()))
 	got, err := f.sessions.Missed(context.Background(), "gateway-1", 0)
 	require.NoError(t, err)
 	require.True(t, got.All)
 }
+
+// A node that stopped while the session store was down for a moment tried once and left the clients
+// behind a cut link in the dark.
+func TestNotesOfANodeThatStops(t *testing.T) {
+	for name, downFor := range map[string]time.Duration{"short": closeWait / 2, "long": time.Hour} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				f := build(t, nil)
+				f.lease("gateway-1")
+				f.deps.Server = stoppingServer{started: make(chan struct{})}
+				ctx, stop := context.WithCancel(t.Context())
+				ended := make(chan error)
+				go func() { ended <- f.Run(ctx) }()
+				synctest.Wait()
+				f.sessions.setDown(true)
+				f.dispatch.unlinked.add("gateway-1", []string{"gateway-1.a"}, []string{"gateway-1.b"})
+				time.AfterFunc(downFor, func() { f.sessions.setDown(false) })
+				start := time.Now()
+				stop()
+				require.NoError(t, <-ended)
+				require.LessOrEqual(t, time.Since(start), closeWait+time.Second)
+				got, err := f.sessions.Missed(t.Context(), "gateway-1", 0)
+				require.NoError(t, err)
+				require.Equal(t, name == "short", len(got.Channels)+len(got.Kicked) == 2)
+			})
+		})
+	}
+}
+
+// stoppingServer has no links.
+type stoppingServer struct {
+	im.Server
+	started chan struct{}
+}
+
+func (s stoppingServer) Start() error                   { <-s.started; return nil }
+func (s stoppingServer) Shutdown(context.Context) error { close(s.started); return nil }
