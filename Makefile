@@ -55,7 +55,7 @@ test-short: ## The tests that need nothing but Go
 
 .PHONY: test-mysql
 test-mysql: install mysql9-root ## The storage contract on a real MySQL 9 (root only)
-	$(WITH_COMPONENTS) -only mysql -mysql9 go test -race -count=1 -timeout $(TEST_TIMEOUT) $(TESTFLAGS) ./storage/sql/...
+	$(WITH_COMPONENTS) -only mysql -mysql9 go test -race -count=1 -timeout $(TEST_TIMEOUT) -skip '^(TestSQLite|TestMariaDB)$$' $(TESTFLAGS) ./storage/sql/...
 
 .PHONY: faults
 faults: install consul ## Every fault for a minute, under load; FAULTSFLAGS='-run links' for some of them
