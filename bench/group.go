@@ -30,12 +30,17 @@ type GroupOptions struct {
 	Progress func(connected int)
 }
 
+// maxSenders is how many can be told apart in a body of MinSize.
+const maxSenders = 256
+
 func (o GroupOptions) withDefaults() (GroupOptions, error) {
 	switch {
 	case len(o.URLs) == 0 || o.Duration <= 0:
 		return o, errors.New("give a URL and a duration")
 	case o.Senders < 1 || o.Online < 2 || o.Senders > o.Online || o.Online > o.Members:
 		return o, errors.New("at least 1 member must send, 2 must be on line, and no more than there are members")
+	case o.Senders > maxSenders:
+		return o, fmt.Errorf("at most %d members can send: a body has two digits for its sender", maxSenders)
 	case o.Size < MinSize || (o.Window < 1 && o.Rate <= 0):
 		return o, fmt.Errorf("give a size of at least %d, and a window of at least 1 or a rate", MinSize)
 	}

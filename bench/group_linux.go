@@ -53,7 +53,7 @@ type groupSender struct {
 	run   *groupRun
 	index int
 	*user
-	slots chan struct{} // one for each message under way, in a closed loop
+	loop *loop
 
 	mu      sync.Mutex
 	sent    []groupSending // message n is at n-1; guarded by mu
@@ -132,7 +132,7 @@ func (r *groupRun) prepare(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		r.senders = append(r.senders, &groupSender{run: r, index: i, user: u, slots: make(chan struct{}, max(1, r.o.Window)), refused: map[string]int64{}})
+		r.senders = append(r.senders, &groupSender{run: r, index: i, user: u, loop: newLoop(r.o.Rate, r.o.Window, i, r.o.Senders), refused: map[string]int64{}})
 	}
 	if err := r.createGroup(); err != nil {
 		return err
@@ -283,9 +283,8 @@ func (s *groupSender) underWay() (n int) {
 // the moments of sending even if it is late.
 func (s *groupSender) send(ctx context.Context) error {
 	padding := strings.Repeat("x", s.run.o.Size-MinSize)
-	pace := newPacer(s.run.o.Rate/float64(s.run.o.Senders), float64(s.index)/float64(s.run.o.Senders))
 	for n := 1; ; n++ {
-		at, ok := s.due(ctx, pace)
+		at, ok := s.loop.due(ctx)
 		if !ok {
 			return nil
 		}
@@ -300,20 +299,6 @@ func (s *groupSender) send(ctx context.Context) error {
 		if err := s.request(wire.CmdGroupTalk, s.run.group, uint32(n), body); err != nil {
 			return fmt.Errorf("send: %w", err)
 		}
-	}
-}
-
-// due waits until the next message may be sent, and returns from when its latency counts, or false
-// when ctx has ended.
-func (s *groupSender) due(ctx context.Context, pace *pacer) (time.Time, bool) {
-	if s.run.o.Rate > 0 {
-		return pace.next(ctx)
-	}
-	select {
-	case s.slots <- struct{}{}:
-		return time.Now(), ctx.Err() == nil
-	case <-ctx.Done():
-		return time.Time{}, false
 	}
 }
 
@@ -340,7 +325,7 @@ func (s *groupSender) answered(n int, status wire.Status) {
 	if status != wire.StatusSuccess {
 		m.refused = true
 		s.refused[status.String()]++
-		s.done()
+		s.loop.done()
 		return
 	}
 	m.acked = true
@@ -349,14 +334,7 @@ func (s *groupSender) answered(n int, status wire.Status) {
 		s.run.acked.Add(1)
 	}
 	if m.left == 0 {
-		s.done()
-	}
-}
-
-// done frees a slot of a closed loop.
-func (s *groupSender) done() {
-	if s.run.o.Rate <= 0 {
-		<-s.slots
+		s.loop.done()
 	}
 }
 
@@ -394,7 +372,7 @@ func (s *groupSender) delivered(receiver, n int) {
 		s.run.deliver.record(receiver, time.Since(m.at))
 	}
 	if m.left == 0 && m.acked {
-		s.done()
+		s.loop.done()
 	}
 }
 

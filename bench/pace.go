@@ -9,25 +9,55 @@ import (
 // was, so that what waits behind a slow answer counts as slow too (no coordinated omission).
 type pacer struct {
 	began    time.Time
-	interval time.Duration // 0: now
+	interval time.Duration
 	n        int
 }
 
-// newPacer gives rate moments a second; a rate of 0 or less: no waiting. phase, in [0, 1), is where in
+// newPacer gives rate moments a second. phase, in [0, 1), is where in
 // the first interval the first one is.
 func newPacer(rate, phase float64) *pacer {
-	if rate <= 0 {
-		return &pacer{}
-	}
 	interval := time.Duration(float64(time.Second) / rate)
 	return &pacer{began: time.Now().Add(time.Duration(phase * float64(interval))), interval: interval}
 }
 
+// loop gives the moments at which one sender sends: in a closed loop when one of its messages has
+// arrived, in an open one at a rate.
+type loop struct {
+	slots chan struct{} // one for each message under way; nil in an open loop
+	pace  *pacer
+}
+
+// newLoop is sender i of n, which send rate messages a second together, or have a window each if that is 0.
+func newLoop(rate float64, window, i, n int) *loop {
+	if rate > 0 {
+		return &loop{pace: newPacer(rate/float64(n), float64(i)/float64(n))}
+	}
+	return &loop{slots: make(chan struct{}, window)}
+}
+
+// due waits until the next message may be sent, and returns from when its latency counts, or false
+// when ctx has ended.
+func (l *loop) due(ctx context.Context) (time.Time, bool) {
+	if l.slots == nil {
+		return l.pace.next(ctx)
+	}
+	select {
+	case l.slots <- struct{}{}:
+		return time.Now(), ctx.Err() == nil
+	case <-ctx.Done():
+		return time.Time{}, false
+	}
+}
+
+// done: a message is under way no more.
+func (l *loop) done() {
+	if l.slots != nil {
+		<-l.slots
+	}
+}
+
 // next waits for the next moment and returns it, or false when ctx ends.
 func (p *pacer) next(ctx context.Context) (time.Time, bool) {
-	if p.interval == 0 {
-		return time.Now(), ctx.Err() == nil
-	}
 	due := p.began.Add(time.Duration(p.n) * p.interval)
 	p.n++
 	return due, pause(ctx, time.Until(due)) == nil && ctx.Err() == nil

@@ -169,7 +169,7 @@ func (r *talkRun) newPair(i int) (*pair, error) {
 		from.Close()
 		return nil, err
 	}
-	return &pair{run: r, index: i, from: from, to: to, slots: make(chan struct{}, r.o.Window), refused: map[string]int64{}}, nil
+	return &pair{run: r, index: i, from: from, to: to, loop: newLoop(r.o.Rate, r.o.Window, i, r.o.Pairs), refused: map[string]int64{}}, nil
 }
 
 func (r *talkRun) run(ctx context.Context) (*TalkResult, error) {
@@ -276,7 +276,7 @@ type pair struct {
 	run      *talkRun
 	index    int
 	from, to *user
-	slots    chan struct{} // one for each message under way, in a closed loop
+	loop     *loop
 	underWay atomic.Int64
 
 	mu        sync.Mutex
@@ -295,9 +295,8 @@ type sending struct {
 
 func (p *pair) send(ctx context.Context) error {
 	padding := strings.Repeat("x", p.run.o.Size-MinSize)
-	pace := newPacer(p.run.o.Rate/float64(p.run.o.Pairs), float64(p.index)/float64(p.run.o.Pairs))
 	for n := 1; ; n++ {
-		at, ok := p.due(ctx, pace)
+		at, ok := p.loop.due(ctx)
 		if !ok {
 			return nil
 		}
@@ -316,26 +315,10 @@ func (p *pair) send(ctx context.Context) error {
 	}
 }
 
-// due waits until the next message may be sent, and returns from when its latency counts, or false
-// when ctx has ended.
-func (p *pair) due(ctx context.Context, pace *pacer) (time.Time, bool) {
-	if p.run.o.Rate > 0 {
-		return pace.next(ctx)
-	}
-	select {
-	case p.slots <- struct{}{}:
-		return time.Now(), ctx.Err() == nil
-	case <-ctx.Done():
-		return time.Time{}, false
-	}
-}
-
 // done counts a message less under way.
 func (p *pair) done() {
 	p.underWay.Add(-1)
-	if p.run.o.Rate <= 0 {
-		<-p.slots
-	}
+	p.loop.done()
 }
 
 // readAnswers ends without error when the run closes the connection.
