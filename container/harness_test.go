@@ -14,6 +14,7 @@ import (
 
 	im "github.com/hermod-im/hermod"
 	"github.com/hermod-im/hermod/naming"
+	"github.com/hermod-im/hermod/test/await"
 	"github.com/hermod-im/hermod/transport"
 	"github.com/hermod-im/hermod/transport/tcp"
 	"github.com/hermod-im/hermod/wire"
@@ -21,54 +22,12 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// patience is how long a test waits for what must come: only a test that fails waits that long.
-const patience = 20 * time.Second
-
 var secret = []byte("the secret of the tests, 32 bytes")
 
 func quiet() *logrus.Entry {
 	log := logrus.New()
 	log.SetOutput(io.Discard)
 	return logrus.NewEntry(log)
-}
-
-// events lets a test wait until something holds, looking again whenever something has happened.
-type events chan struct{}
-
-func newEvents() events { return make(events, 1) }
-
-func (e events) happened() {
-	select {
-	case e <- struct{}{}:
-	default:
-	}
-}
-
-func (e events) until(t testing.TB, what string, holds func() bool) {
-	t.Helper()
-	late := time.After(patience)
-	for !holds() {
-		select {
-		case <-e:
-		case <-late:
-			t.Fatalf("waited in vain: %s", what)
-		}
-	}
-}
-
-// poll is until for what tells nobody.
-func poll(t testing.TB, what string, holds func() bool) {
-	t.Helper()
-	ticker := time.NewTicker(time.Millisecond)
-	defer ticker.Stop()
-	late := time.After(patience)
-	for !holds() {
-		select {
-		case <-ticker.C:
-		case <-late:
-			t.Fatalf("waited in vain: %s", what)
-		}
-	}
 }
 
 func instance(id, node string, state naming.State, address string) naming.Instance {
@@ -79,7 +38,7 @@ func instance(id, node string, state naming.State, address string) naming.Instan
 // it is told otherwise.
 type node struct {
 	*Hub
-	events
+	await.Events
 	self   naming.Instance
 	server *transport.Server
 
@@ -99,12 +58,12 @@ func succeed(a im.Agent, p *wire.LogicPkt) {
 
 // startNode listens on the address, which may be "127.0.0.1:0", until stop or the test's end.
 func startNode(t *testing.T, id, address string, change ...func(*Hub)) *node {
-	n := &node{events: newEvents(), handle: succeed}
+	n := &node{Events: await.NewEvents(), handle: succeed}
 	n.server = transport.NewServer(transport.Options{Driver: transport.DriverGoroutine},
 		transport.Endpoint{Address: address, Protocol: tcp.Protocol()})
 	require.NoError(t, n.server.Listen())
 	n.self = instance(id, id, naming.StateReady, n.server.Addr(0).String())
-	n.Hub = NewHub(HubOptions{Self: n.self, Secret: secret, Receive: n.receive, Changed: n.happened, Log: quiet()})
+	n.Hub = NewHub(HubOptions{Self: n.self, Secret: secret, Receive: n.receive, Changed: n.Happened, Log: quiet()})
 	for _, f := range change {
 		f(n.Hub)
 	}
@@ -134,7 +93,7 @@ func (n *node) receive(_ string, a im.Agent, p *wire.LogicPkt) {
 	handle := n.handle
 	n.mu.Unlock()
 	handle(a, p)
-	n.happened()
+	n.Happened()
 }
 
 func (n *node) count() int { return len(n.packets()) }
@@ -154,7 +113,7 @@ func (n *node) setHandle(f func(im.Agent, *wire.LogicPkt)) {
 // dialler is the dialling side, and what it has been told.
 type dialler struct {
 	*Links
-	events
+	await.Events
 
 	mu       sync.Mutex
 	ups      []bool // missed
@@ -177,7 +136,7 @@ func newDialler(newClient func(id, name string) im.Client) *dialler {
 	if newClient == nil {
 		newClient = tcpClient
 	}
-	d := &dialler{events: newEvents()}
+	d := &dialler{Events: await.NewEvents()}
 	d.Links = NewLinks(LinksOptions{
 		Self:      naming.Instance{ID: "gateway-1", Service: naming.ServiceGateway, Node: "gateway"},
 		Secret:    secret,
@@ -187,15 +146,15 @@ func newDialler(newClient func(id, name string) im.Client) *dialler {
 			d.mu.Lock()
 			d.ups = append(d.ups, missed)
 			d.mu.Unlock()
-			d.happened()
+			d.Happened()
 		},
 		Down: func(l *Link, open map[Open]int, clean bool) {
 			d.mu.Lock()
 			d.downs = append(d.downs, down{l.Peer(), open, clean})
 			d.mu.Unlock()
-			d.happened()
+			d.Happened()
 		},
-		Changed: d.happened,
+		Changed: d.Happened,
 		Log:     quiet(),
 	})
 	return d
@@ -231,7 +190,7 @@ func (d *dialler) receive(l *Link, p *wire.LogicPkt) {
 	d.mu.Lock()
 	d.received = append(d.received, c)
 	d.mu.Unlock()
-	d.happened()
+	d.Happened()
 }
 
 func (d *dialler) upList() []bool {
@@ -255,14 +214,14 @@ func (d *dialler) packets() []wire.LogicPkt {
 // awaitUps waits until links have come up as often as this, with pushes missed or not.
 func (d *dialler) awaitUps(t *testing.T, missed ...bool) {
 	t.Helper()
-	d.until(t, "links to come up", func() bool { return len(d.upList()) == len(missed) })
+	d.Until(t, "links to come up", func() bool { return len(d.upList()) == len(missed) })
 	require.Equal(t, missed, d.upList())
 }
 
 // awaitUsable waits until n links can be chosen from.
 func (d *dialler) awaitUsable(t *testing.T, n int) {
 	t.Helper()
-	d.until(t, "usable links", func() bool { return d.Usable() == n })
+	d.Until(t, "usable links", func() bool { return d.Usable() == n })
 }
 
 // talk is a client's request as it goes over a link.

@@ -21,10 +21,10 @@ func TestPushReachesThePeer(t *testing.T) {
 	require.False(t, n.Linked("gateway-1"))
 	d := startDialler(t, n.self)
 	d.awaitUsable(t, 1)
-	n.until(t, "the link", func() bool { return n.Linked("gateway-1") })
+	n.Until(t, "the link", func() bool { return n.Linked("gateway-1") })
 	require.NoError(t, n.Push("gateway-1", push("first")))
 	n.Broadcast(push("second"))
-	d.until(t, "the pushes", func() bool { return len(d.packets()) == 2 })
+	d.Until(t, "the pushes", func() bool { return len(d.packets()) == 2 })
 	require.Equal(t, wire.Command("first"), d.packets()[0].Command)
 	require.Equal(t, wire.Command("second"), d.packets()[1].Command)
 }
@@ -35,14 +35,14 @@ func TestNewerLinkOfAPeerWins(t *testing.T) {
 	n := startNode(t, "logic-1", "127.0.0.1:0")
 	first := startDialler(t, n.self)
 	first.awaitUsable(t, 1)
-	n.until(t, "the first link", func() bool { return n.Linked("gateway-1") })
+	n.Until(t, "the first link", func() bool { return n.Linked("gateway-1") })
 	second := newDialler(nil)
 	client, err := second.newLink(n.self).dial(t.Context())
 	require.NoError(t, err)
 	defer client.Close()
-	first.until(t, "the end of the first link", func() bool { return len(first.downList()) > 0 })
+	first.Until(t, "the end of the first link", func() bool { return len(first.downList()) > 0 })
 	require.NoError(t, client.Send(push("hello"))) // and its reader runs: it was accepted
-	n.until(t, "a packet on the second link", func() bool { return n.count() == 1 })
+	n.Until(t, "a packet on the second link", func() bool { return n.count() == 1 })
 }
 
 func TestDrainRefusesNewLinks(t *testing.T) {
@@ -57,7 +57,7 @@ func TestDrainWaitsForEveryPeer(t *testing.T) {
 	// A peer that does not answer link.drain: it is not read.
 	client, err := newDialler(nil).newLink(n.self).dial(t.Context())
 	require.NoError(t, err)
-	n.until(t, "the link", func() bool { return n.Linked("gateway-1") })
+	n.Until(t, "the link", func() bool { return n.Linked("gateway-1") })
 
 	late, cancel := context.WithCancel(t.Context())
 	cancel()

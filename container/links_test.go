@@ -162,7 +162,7 @@ func TestForwardIsAnswered(t *testing.T) {
 	d.awaitUsable(t, 1)
 	req, payload := talk("c1", 7)
 	require.NoError(t, d.Forward(Key("k"), req, payload))
-	d.until(t, "the answer", func() bool { return len(d.packets()) == 1 })
+	d.Until(t, "the answer", func() bool { return len(d.packets()) == 1 })
 	require.Equal(t, uint32(7), d.packets()[0].Sequence)
 	require.Equal(t, "c1", n.packets()[0].ChannelID)
 	l, err := d.Select(0)
@@ -196,9 +196,9 @@ func TestDownReportsOpenRequestsOnce(t *testing.T) {
 		want[req]++
 		require.NoError(t, d.Forward(uint64(i), req, payload))
 	}
-	n.until(t, "the requests", func() bool { return n.count() == 5 })
+	n.Until(t, "the requests", func() bool { return n.count() == 5 })
 	n.stop()
-	d.until(t, "the end of the link", func() bool { return len(d.downList()) == 1 })
+	d.Until(t, "the end of the link", func() bool { return len(d.downList()) == 1 })
 	require.Equal(t, down{"logic-1", want, false}, d.downList()[0])
 	require.Empty(t, d.link("logic-1").requests())
 	req, payload := talk("c", 9)
@@ -244,7 +244,7 @@ func TestRedialAfterThePeerComesBack(t *testing.T) {
 	d.awaitUsable(t, 1)
 
 	n.stop()
-	d.until(t, "the end of the link", func() bool { return len(d.downList()) == 1 })
+	d.Until(t, "the end of the link", func() bool { return len(d.downList()) == 1 })
 	require.Zero(t, d.Usable())
 	require.Equal(t, []string{"logic-1"}, d.Unlinked([]naming.Instance{n.self}))
 
@@ -283,7 +283,7 @@ func TestRelistedPeerKeepsItsLink(t *testing.T) {
 
 	d.Update(nil)
 	n.stop()
-	d.until(t, "the link is forgotten", func() bool { return d.link("logic-1") == nil })
+	d.Until(t, "the link is forgotten", func() bool { return d.link("logic-1") == nil })
 	require.Len(t, d.upList(), 1)
 	require.Len(t, d.downList(), 1)
 
@@ -355,17 +355,17 @@ func TestDrainMovesTrafficWithoutLoss(t *testing.T) {
 			}
 		})
 	}
-	d.until(t, "traffic", func() bool { return a.count() > 1000 && b.count() > 1000 })
+	d.Until(t, "traffic", func() bool { return a.count() > 1000 && b.count() > 1000 })
 	require.NoError(t, b.Drain(t.Context()))
 	handled := b.count()
 	require.NoError(t, b.server.Shutdown(context.Background()))
-	d.until(t, "the end of the link", func() bool { return len(d.downList()) == 1 })
+	d.Until(t, "the end of the link", func() bool { return len(d.downList()) == 1 })
 	close(stop)
 	clients.Wait()
 	require.Equal(t, handled, b.count(), "nothing may come after the answer to link.drain")
 	require.True(t, d.downList()[0].clean)
 	require.Empty(t, d.downList()[0].open)
-	d.until(t, "all answers", func() bool { return int64(len(d.packets())) == forwarded.Load() })
+	d.Until(t, "all answers", func() bool { return int64(len(d.packets())) == forwarded.Load() })
 	require.EqualValues(t, forwarded.Load(), a.count()+b.count())
 }
 
@@ -385,7 +385,7 @@ func TestRunEndsAllLinks(t *testing.T) {
 	<-ended
 	require.Zero(t, d.Usable())
 	for _, n := range []*node{a, b} {
-		n.until(t, "the link's end", func() bool { return !n.Linked("gateway-1") })
+		n.Until(t, "the link's end", func() bool { return !n.Linked("gateway-1") })
 	}
 	d.Update([]naming.Instance{a.self}) // too late: nothing is started
 	require.Zero(t, d.Usable())
@@ -410,9 +410,9 @@ func TestMalformedPacketEndsTheLink(t *testing.T) {
 			n := startNode(t, "logic-1", "127.0.0.1:0")
 			d := startDialler(t, n.self)
 			d.awaitUsable(t, 1)
-			n.until(t, "the link", func() bool { return n.Linked("gateway-1") })
+			n.Until(t, "the link", func() bool { return n.Linked("gateway-1") })
 			require.NoError(t, test.send(d, n))
-			d.until(t, "another link", func() bool { return len(d.upList()) == 2 })
+			d.Until(t, "another link", func() bool { return len(d.upList()) == 2 })
 			require.Len(t, d.downList(), 1)
 			require.Zero(t, n.count())
 		})

@@ -9,6 +9,7 @@ import (
 	"github.com/sirupsen/logrus/hooks/test"
 	"github.com/stretchr/testify/require"
 
+	"github.com/hermod-im/hermod/test/await"
 	"github.com/hermod-im/hermod/wire"
 )
 
@@ -55,7 +56,7 @@ func TestNeighbouringVersionsSpeakTheLowerOne(t *testing.T) {
 			d.awaitUsable(t, 1)
 			req, payload := talk("c", 1)
 			require.NoError(t, d.Forward(0, req, payload))
-			d.until(t, "the answer", func() bool { return len(d.packets()) == 1 })
+			d.Until(t, "the answer", func() bool { return len(d.packets()) == 1 })
 			require.Equal(t, 1, n.count())
 			require.Equal(t, test.spoken, nodeLog.line("link up").Data["version"])
 			require.Equal(t, test.spoken, diallerLog.line("link up").Data["version"])
@@ -71,7 +72,7 @@ func TestDistantVersionsRefuseEachOther(t *testing.T) {
 	} {
 		t.Run(fmt.Sprintf("%d and %d", test.node, test.dialler), func(t *testing.T) {
 			_, nodeLog, d, diallerLog := sideBySide(t, test.node, test.dialler)
-			poll(t, "lines in both logs", func() bool {
+			await.Until(t, "lines in both logs", func() bool {
 				return nodeLog.line("incompatible links") != nil && diallerLog.line("incompatible links") != nil
 			})
 			line := nodeLog.line("incompatible links")

@@ -13,6 +13,7 @@ import (
 	"github.com/hermod-im/hermod/limit"
 	"github.com/hermod-im/hermod/naming"
 	"github.com/hermod-im/hermod/naming/memory"
+	"github.com/hermod-im/hermod/test/await"
 	"github.com/hermod-im/hermod/wire"
 	"github.com/hermod-im/hermod/wire/pb"
 	"github.com/hermod-im/hermod/wire/token"
@@ -123,7 +124,7 @@ func TestLoginRefusedForNow(t *testing.T) {
 		{
 			"no logic node", func(c *Config) { c.LoginWait = 100 * time.Millisecond }, func(f *fixture, n *logic) {
 				n.stop()
-				poll(f.t, "the link's end", func() bool { return f.links.Usable() == 0 })
+				await.Until(f.t, "the link's end", func() bool { return f.links.Usable() == 0 })
 			}, wire.StatusSystemException, "took too long", "",
 		},
 	} {
@@ -193,7 +194,7 @@ func TestLoginSurvivesItsLogicNode(t *testing.T) {
 		nodes[id] = startLogic(t, registry, id)
 	}
 	f.ready()
-	poll(t, "both links", func() bool { return f.links.Usable() == 2 })
+	await.Until(t, "both links", func() bool { return f.links.Usable() == 2 })
 	var once bool
 	for _, n := range nodes {
 		n.on(wire.CmdSignIn, func(n *logic, a im.Agent, p *wire.LogicPkt) {
@@ -230,7 +231,7 @@ func TestLoginWaitsForEveryReadyNode(t *testing.T) {
 	c := f.dial()
 	c.sendLogin(&pb.LoginReq{Token: tokenOf("alice")})
 	n.await(t, wire.CmdSessionRenew, 1) // the other node is connected
-	poll(t, "a login under way", func() bool { return f.connections.Load() == 1 })
+	await.Until(t, "a login under way", func() bool { return f.connections.Load() == 1 })
 	require.ErrorContains(t, f.Ready(), "logic-2")
 	require.Empty(t, n.got(wire.CmdSignIn))
 	require.NoError(t, dead.Deregister(t.Context(), "logic-2"))

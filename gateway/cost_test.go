@@ -14,6 +14,7 @@ import (
 	"github.com/hermod-im/hermod/container"
 	"github.com/hermod-im/hermod/naming"
 	"github.com/hermod-im/hermod/naming/memory"
+	"github.com/hermod-im/hermod/test/await"
 	"github.com/hermod-im/hermod/wire"
 )
 
@@ -125,7 +126,7 @@ func costFixture(t testing.TB, channels int) (*fixture, []*fakeChannel) {
 		<-ended
 	})
 	f.links.Update(list)
-	poll(t, "the links", func() bool { return f.links.Usable() == 2 })
+	await.Until(t, "the links", func() bool { return f.links.Usable() == 2 })
 	out := make([]*fakeChannel, channels)
 	for i := range out {
 		ch := newFakeChannel(fmt.Sprintf("gateway-1-abcdefgh.%d", i))

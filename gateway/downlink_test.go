@@ -13,6 +13,7 @@ import (
 
 	im "github.com/hermod-im/hermod"
 	"github.com/hermod-im/hermod/naming/memory"
+	"github.com/hermod-im/hermod/test/await"
 	"github.com/hermod-im/hermod/wire"
 	"github.com/hermod-im/hermod/wire/pb"
 )
@@ -181,7 +182,7 @@ func TestABrokenLinkClosesOldClientsOnce(t *testing.T) {
 	n.hub.Push(gatewayID, []byte("garbage")) //nolint:errcheck // breaks the link
 	c.ended(im.ReasonSyncNeeded)
 	require.Zero(t, f.counter("hinted_total", "link_down"))
-	poll(t, "the count", func() bool { return f.counter("hinted_total", "link_up") == 1 })
+	await.Until(t, "the count", func() bool { return f.counter("hinted_total", "link_up") == 1 })
 }
 
 // A logic node of the next version may push commands that this gateway does not know, and stamp

@@ -14,6 +14,7 @@ import (
 	im "github.com/hermod-im/hermod"
 	"github.com/hermod-im/hermod/naming"
 	"github.com/hermod-im/hermod/naming/memory"
+	"github.com/hermod-im/hermod/test/await"
 	"github.com/hermod-im/hermod/wire"
 	"github.com/hermod-im/hermod/wire/pb"
 )
@@ -31,7 +32,7 @@ func (f *fixture) leaving(c *client) *session {
 	ch, ok := f.deps.Channels.Get(c.channel)
 	require.True(f.t, ok)
 	s := sessionOf(ch)
-	poll(f.t, "the channel is leaving", s.isLeaving)
+	await.Until(f.t, "the channel is leaving", s.isLeaving)
 	return s
 }
 
@@ -156,7 +157,7 @@ func TestGoAway(t *testing.T) {
 	f, n := startPair(t, func(c *Config) { c.Drain = time.Hour })
 	c, other := f.another().login("alice", "goaway"), f.login("bob", "goaway")
 	ended := f.stopping()
-	poll(t, "that it is not ready", func() bool { return f.Ready() != nil && f.Ready().Error() == "draining" })
+	await.Until(t, "that it is not ready", func() bool { return f.Ready() != nil && f.Ready().Error() == "draining" })
 	for _, c := range []*client{c, other} {
 		require.LessOrEqual(t, c.goneAway(), time.Second, "two clients need no spreading")
 		c.send(wire.Header{Command: wire.CmdUserTalk, Sequence: 1, Dest: "bob"}, nil)
@@ -207,9 +208,9 @@ func TestDrainFollowsTheLogicNodes(t *testing.T) {
 	ended := f.stopping()
 	c.goneAway()
 	startLogic(t, f.registry, "logic-2")
-	poll(t, "the second link", func() bool { return f.links.Usable() == 2 })
+	await.Until(t, "the second link", func() bool { return f.links.Usable() == 2 })
 	n.stop()
-	poll(t, "the end of the first", func() bool { return f.links.Usable() == 1 })
+	await.Until(t, "the end of the first", func() bool { return f.links.Usable() == 1 })
 	c.send(wire.Header{Command: wire.CmdUserTalk, Sequence: 1, Dest: "bob"}, nil)
 	p := c.read()
 	for p.Command == wire.CmdSyncHint {
@@ -279,7 +280,7 @@ func TestRunFailsWithItsServer(t *testing.T) {
 func TestReady(t *testing.T) {
 	registry := memory.NewRegistry()
 	f := start(t, registry, nil)
-	poll(t, "a reason", func() bool {
+	await.Until(t, "a reason", func() bool {
 		err := f.Ready()
 		return err != nil && err.Error() == "no ready logic node is connected"
 	})
@@ -294,7 +295,7 @@ func TestReady(t *testing.T) {
 		reply(&pb.LeaseRenewResp{})(n, a, p)
 	})
 	n.await(t, wire.CmdSessionRenew, 2)
-	poll(t, "the session store as the reason", func() bool {
+	await.Until(t, "the session store as the reason", func() bool {
 		err := f.Ready()
 		return err != nil && strings.HasPrefix(err.Error(), "no lease for sessions")
 	})
@@ -302,7 +303,7 @@ func TestReady(t *testing.T) {
 	f.ready()
 	registry.SetDown(true)
 	n.stop()
-	poll(t, "unreadiness", func() bool { return f.Ready() != nil })
+	await.Until(t, "unreadiness", func() bool { return f.Ready() != nil })
 	registry.SetDown(false)
 	startLogic(t, registry, "logic-2")
 	f.ready()

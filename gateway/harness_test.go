@@ -20,6 +20,7 @@ import (
 	"github.com/hermod-im/hermod/container"
 	"github.com/hermod-im/hermod/naming"
 	"github.com/hermod-im/hermod/naming/memory"
+	"github.com/hermod-im/hermod/test/await"
 	"github.com/hermod-im/hermod/transport"
 	"github.com/hermod-im/hermod/transport/tcp"
 	"github.com/hermod-im/hermod/wire"
@@ -29,52 +30,12 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// patience is how long a test waits for what must come: only a test that fails waits that long.
-const patience = 20 * time.Second
-
 var secret = []byte("the secret of the tests, 32 bytes")
 
 func quiet() *logrus.Entry {
 	log := logrus.New()
 	log.SetOutput(io.Discard)
 	return logrus.NewEntry(log)
-}
-
-// events lets a test wait until something holds, looking again whenever something has happened.
-type events chan struct{}
-
-func (e events) happened() {
-	select {
-	case e <- struct{}{}:
-	default:
-	}
-}
-
-func (e events) until(t testing.TB, what string, holds func() bool) {
-	t.Helper()
-	late := time.After(patience)
-	for !holds() {
-		select {
-		case <-e:
-		case <-late:
-			t.Fatalf("waited in vain: %s", what)
-		}
-	}
-}
-
-// poll is until for what tells nobody.
-func poll(t testing.TB, what string, holds func() bool) {
-	t.Helper()
-	ticker := time.NewTicker(time.Millisecond)
-	defer ticker.Stop()
-	late := time.After(patience)
-	for !holds() {
-		select {
-		case <-ticker.C:
-		case <-late:
-			t.Fatalf("waited in vain: %s", what)
-		}
-	}
 }
 
 // handler is what a logic node of the tests does with a request.
@@ -110,7 +71,7 @@ func respond(a im.Agent, p *wire.LogicPkt, status wire.Status, body proto.Messag
 
 // logic is a logic node that does what the test says: by default it takes everything.
 type logic struct {
-	events
+	await.Events
 	self   naming.Instance
 	hub    *container.Hub
 	server *transport.Server
@@ -123,7 +84,7 @@ type logic struct {
 
 // startLogic runs a logic node that is ready in the registry until stop or the test's end.
 func startLogic(t testing.TB, registry *memory.Registry, id string) *logic {
-	n := &logic{events: make(events, 1), naming: registry.Client(), handlers: map[wire.Command]handler{
+	n := &logic{Events: await.NewEvents(), naming: registry.Client(), handlers: map[wire.Command]handler{
 		wire.CmdSignIn:         signInHandler,
 		wire.CmdSessionRenew:   reply(&pb.LeaseRenewResp{}),
 		wire.CmdSessionRestore: reply(&pb.SessionRestoreResp{}),
@@ -134,7 +95,7 @@ func startLogic(t testing.TB, registry *memory.Registry, id string) *logic {
 	n.self = naming.Instance{
 		ID: id, Service: naming.ServiceLogic, Node: id, Address: n.server.Addr(0).String(), State: naming.StateReady,
 	}
-	n.hub = container.NewHub(container.HubOptions{Self: n.self, Secret: secret, Receive: n.receive, Changed: n.happened, Log: quiet()})
+	n.hub = container.NewHub(container.HubOptions{Self: n.self, Secret: secret, Receive: n.receive, Changed: n.Happened, Log: quiet()})
 	n.server.SetAcceptor(n.hub)
 	n.server.SetMessageListener(n.hub)
 	n.server.SetStateListener(n.hub)
@@ -172,7 +133,7 @@ func (n *logic) receive(_ string, a im.Agent, p *wire.LogicPkt) {
 		handle = reply(nil)
 	}
 	handle(n, a, &c)
-	n.happened()
+	n.Happened()
 }
 
 func (n *logic) on(cmd wire.Command, h handler) {
@@ -196,7 +157,7 @@ func (n *logic) got(cmd wire.Command) (out []wire.LogicPkt) {
 // await waits for as many requests with this command.
 func (n *logic) await(t testing.TB, cmd wire.Command, count int) []wire.LogicPkt {
 	t.Helper()
-	n.until(t, string(cmd), func() bool { return len(n.got(cmd)) >= count })
+	n.Until(t, string(cmd), func() bool { return len(n.got(cmd)) >= count })
 	return n.got(cmd)
 }
 
@@ -273,7 +234,7 @@ func start(t testing.TB, registry *memory.Registry, change func(*Config)) *fixtu
 // ready waits until the gateway takes clients.
 func (f *fixture) ready() *fixture {
 	f.t.Helper()
-	poll(f.t, "readiness", func() bool { return f.Ready() == nil })
+	await.Until(f.t, "readiness", func() bool { return f.Ready() == nil })
 	return f
 }
 
@@ -310,7 +271,7 @@ func (f *fixture) dial() *client {
 	f.t.Helper()
 	c := &client{t: f.t, conn: tcp.NewClient("client", "client", transport.ClientOptions{MaxPacket: im.DefaultMaxLinkPacket})}
 	require.NoError(f.t, c.conn.Connect(f.address))
-	late := time.AfterFunc(patience, c.conn.Close)
+	late := time.AfterFunc(await.Patience, c.conn.Close)
 	f.t.Cleanup(func() {
 		late.Stop()
 		c.conn.Close()

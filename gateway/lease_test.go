@@ -15,6 +15,7 @@ import (
 	"github.com/hermod-im/hermod/container"
 	"github.com/hermod-im/hermod/naming"
 	"github.com/hermod-im/hermod/naming/memory"
+	"github.com/hermod-im/hermod/test/await"
 	"github.com/hermod-im/hermod/wire"
 	"github.com/hermod-im/hermod/wire/pb"
 )
@@ -35,7 +36,7 @@ func leaseFixture(t *testing.T) (*fixture, *logic) {
 		<-ended
 	})
 	f.links.Update([]naming.Instance{n.self})
-	poll(t, "the link", func() bool { return f.links.Usable() == 1 })
+	await.Until(t, "the link", func() bool { return f.links.Usable() == 1 })
 	f.leases.refreshed = time.Now()
 	return f, n
 }

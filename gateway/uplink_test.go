@@ -11,6 +11,7 @@ import (
 	im "github.com/hermod-im/hermod"
 	"github.com/hermod-im/hermod/limit"
 	"github.com/hermod-im/hermod/naming/memory"
+	"github.com/hermod-im/hermod/test/await"
 	"github.com/hermod-im/hermod/wire"
 	"github.com/hermod-im/hermod/wire/pb"
 )
@@ -154,7 +155,7 @@ func TestRequestsWithoutALogicNode(t *testing.T) {
 	c := f.login("alice", "sync")
 	n.stop()
 	require.Equal(t, wire.CmdSyncHint, c.read().Command)
-	poll(t, "the link's end", func() bool { return f.links.Usable() == 0 })
+	await.Until(t, "the link's end", func() bool { return f.links.Usable() == 0 })
 	c.send(wire.Header{Command: wire.CmdUserTalk, Sequence: 1, Dest: "bob"}, nil)
 	p := c.answered(wire.CmdUserTalk, 1, wire.StatusSystemException)
 	require.Equal(t, "bob", p.Dest)

@@ -199,7 +199,7 @@ func TestSessionStoreDownHintsAll(t *testing.T) {
 	require.Empty(t, f.links.pushes())
 	require.Empty(t, f.links.broadcasts())
 	f.sessions.setDown(false)
-	f.links.happened.until(t, "the hint", func() bool { return len(f.links.broadcasts()) > 0 })
+	f.links.happened.Until(t, "the hint", func() bool { return len(f.links.broadcasts()) > 0 })
 	require.Equal(t, []wire.LogicPkt{{Header: wire.Header{Command: wire.CmdSyncHint, Flag: wire.FlagPush}, Body: []byte{}}}, f.links.broadcasts())
 	f.succeeds(talkTo("alice", "bob"), &pb.MessageReq{Body: "hi"}, nil)
 	f.idle()

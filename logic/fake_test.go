@@ -12,6 +12,7 @@ import (
 	im "github.com/hermod-im/hermod"
 	"github.com/hermod-im/hermod/storage"
 	"github.com/hermod-im/hermod/storage/memory"
+	"github.com/hermod-im/hermod/test/await"
 	"github.com/hermod-im/hermod/wire"
 )
 
@@ -257,7 +258,7 @@ type fakeLinks struct {
 	fails     map[string]error
 	pushed    []pushed
 	broadcast []wire.LogicPkt
-	happened  events
+	happened  await.Events
 }
 
 type pushed struct {
@@ -272,7 +273,7 @@ func (l *fakeLinks) Push(gateway string, packet []byte) error {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	defer l.happened.happened()
+	defer l.happened.Happened()
 	if err := l.fails[gateway]; err != nil {
 		return err
 	}
@@ -288,7 +289,7 @@ func (l *fakeLinks) Broadcast(packet []byte) {
 	l.mu.Lock()
 	l.broadcast = append(l.broadcast, p)
 	l.mu.Unlock()
-	l.happened.happened()
+	l.happened.Happened()
 }
 
 func (l *fakeLinks) pushes() []pushed {
@@ -308,7 +309,7 @@ type fakeAgent struct {
 	im.Agent
 	mu       sync.Mutex
 	answers  []wire.LogicPkt
-	happened events
+	happened await.Events
 }
 
 func (a *fakeAgent) Push(payload []byte) error {
@@ -319,7 +320,7 @@ func (a *fakeAgent) Push(payload []byte) error {
 	a.mu.Lock()
 	a.answers = append(a.answers, p)
 	a.mu.Unlock()
-	a.happened.happened()
+	a.happened.Happened()
 	return nil
 }
 

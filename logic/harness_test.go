@@ -5,7 +5,6 @@ import (
 	"io"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/sirupsen/logrus"
@@ -16,14 +15,12 @@ import (
 	"github.com/hermod-im/hermod/naming"
 	"github.com/hermod-im/hermod/naming/memory"
 	"github.com/hermod-im/hermod/storage"
+	"github.com/hermod-im/hermod/test/await"
 	"github.com/hermod-im/hermod/wire"
 	"github.com/hermod-im/hermod/wire/pb"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
-
-// patience is how long a test waits for what must come: only a test that fails waits that long.
-const patience = 20 * time.Second
 
 var secret = []byte("the secret of the tests, 32 bytes")
 
@@ -31,43 +28,6 @@ func quiet() *logrus.Entry {
 	log := logrus.New()
 	log.SetOutput(io.Discard)
 	return logrus.NewEntry(log)
-}
-
-// events lets a test wait until something holds, looking again whenever something has happened.
-type events chan struct{}
-
-func (e events) happened() {
-	select {
-	case e <- struct{}{}:
-	default:
-	}
-}
-
-func (e events) until(t testing.TB, what string, holds func() bool) {
-	t.Helper()
-	late := time.After(patience)
-	for !holds() {
-		select {
-		case <-e:
-		case <-late:
-			t.Fatalf("waited in vain: %s", what)
-		}
-	}
-}
-
-// poll is until for what tells nobody.
-func poll(t testing.TB, what string, holds func() bool) {
-	t.Helper()
-	ticker := time.NewTicker(time.Millisecond)
-	defer ticker.Stop()
-	late := time.After(patience)
-	for !holds() {
-		select {
-		case <-ticker.C:
-		case <-late:
-			t.Fatalf("waited in vain: %s", what)
-		}
-	}
 }
 
 // fixture is a node whose stores and links are fakes; its router and its committer run.
@@ -94,8 +54,8 @@ func build(t testing.TB, change func(*Config)) *fixture {
 		t:        t,
 		store:    newFakeStore(),
 		sessions: newSessions(),
-		links:    &fakeLinks{fails: map[string]error{}, happened: make(events, 1)},
-		agent:    &fakeAgent{happened: make(events, 1)},
+		links:    &fakeLinks{fails: map[string]error{}, happened: await.NewEvents()},
+		agent:    &fakeAgent{happened: await.NewEvents()},
 		metered:  prometheus.NewRegistry(),
 	}
 	f.Node = New(cfg, Deps{
@@ -158,7 +118,7 @@ func (f *fixture) ask(h wire.Header, body proto.Message) *wire.LogicPkt {
 	f.t.Helper()
 	before := len(f.agent.got())
 	f.give(h, body)
-	f.agent.happened.until(f.t, "an answer", func() bool { return len(f.agent.got()) > before })
+	f.agent.happened.Until(f.t, "an answer", func() bool { return len(f.agent.got()) > before })
 	p := f.agent.got()[before]
 	require.Equal(f.t, wire.FlagResponse, p.Flag)
 	require.Equal(f.t, h.Command, p.Command)
@@ -191,7 +151,7 @@ func (f *fixture) fails(h wire.Header, body proto.Message, status wire.Status) s
 // idle waits until no request is in flight.
 func (f *fixture) idle() {
 	f.t.Helper()
-	poll(f.t, "everything finished", func() bool { return f.inflight.Load() == 0 })
+	await.Until(f.t, "everything finished", func() bool { return f.inflight.Load() == 0 })
 	require.Zero(f.t, f.inflight.Load(), "finished once")
 }
 

@@ -13,6 +13,7 @@ import (
 	im "github.com/hermod-im/hermod"
 	"github.com/hermod-im/hermod/container"
 	"github.com/hermod-im/hermod/storage"
+	"github.com/hermod-im/hermod/test/await"
 	"github.com/hermod-im/hermod/wire"
 	"github.com/hermod-im/hermod/wire/pb"
 )
@@ -38,7 +39,7 @@ func TestPushWithoutALinkReachesTheGatewayWithItsLease(t *testing.T) {
 	}
 	f.dispatch.kick(storage.Displaced{Session: storage.Session{Gateway: "gateway-1", Channel: "gateway-1.old"}})
 	var told *pb.Missed
-	poll(t, "the note", func() bool {
+	await.Until(t, "the note", func() bool {
 		told = f.missed(0)
 		return len(told.GetKicked()) == 1
 	})

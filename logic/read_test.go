@@ -179,7 +179,7 @@ func TestRead(t *testing.T) {
 	f.sessions.setDown(true)
 	f.succeeds(h, &pb.ReadReq{Conversation: "7", Seq: 9}, nil)
 	f.sessions.setDown(false)
-	f.links.happened.until(t, "a hint", func() bool { return len(f.links.broadcasts()) > 0 })
+	f.links.happened.Until(t, "a hint", func() bool { return len(f.links.broadcasts()) > 0 })
 	f.idle()
 }
 

@@ -152,7 +152,7 @@ func TestWaitingRequestKeepsItsBody(t *testing.T) {
 	h := asClient("alice", "x")
 	f.give(h, &pb.ErrorResp{Message: "hello"}) // and overwrites it
 	f.runRouter()
-	f.agent.happened.until(t, "the answer", func() bool { return len(f.agent.got()) == 1 })
+	f.agent.happened.Until(t, "the answer", func() bool { return len(f.agent.got()) == 1 })
 	require.Contains(t, string(f.agent.got()[0].Body), "hello")
 }
 
@@ -194,7 +194,7 @@ func TestMalformedBodies(t *testing.T) {
 		}
 		before := len(f.agent.got())
 		f.receive("gateway-1", f.agent, &wire.LogicPkt{Header: h, Body: []byte{0xff, 0xff, 0xff}})
-		f.agent.happened.until(t, "an answer", func() bool { return len(f.agent.got()) > before })
+		f.agent.happened.Until(t, "an answer", func() bool { return len(f.agent.got()) > before })
 		require.Equal(t, wire.StatusInvalidBody, f.agent.got()[before].Status, cmd)
 	}
 	f.idle()
