@@ -2,6 +2,7 @@ package bench
 
 import (
 	"errors"
+	"os/exec"
 	"time"
 
 	im "github.com/hermod-im/hermod"
@@ -17,8 +18,14 @@ type ConnectOptions struct {
 	Connections int
 	// Rate is how many logins a second are begun; 0: as fast as they go.
 	Rate float64
-	// Parallel is how many logins are under way at once. Defaults to 32.
+	// Parallel is how many logins are under way at once, in all workers together. Defaults to 32.
 	Parallel int
+	// Workers is how many processes share the connections. Defaults to as many as the limit of
+	// descriptors asks for.
+	Workers int
+	// Spawn makes the command of a process that calls ConnectWorker with its standard input and output.
+	// Nil: all connections are this process's.
+	Spawn func() *exec.Cmd
 	// Sources is from how many addresses to connect to a gateway on loopback. Defaults to one for
 	// every 20,000 connections: a source has about 28,000 ports for each gateway.
 	Sources int
@@ -40,6 +47,9 @@ func (o ConnectOptions) withDefaults() (ConnectOptions, error) {
 	}
 	if o.Parallel == 0 {
 		o.Parallel = 32
+	}
+	if o.Workers < 0 || o.Workers > o.Connections || (o.Workers > 1 && o.Spawn == nil) {
+		return o, errors.New("give each process at least 1 connection")
 	}
 	if o.Sources == 0 {
 		o.Sources = 1 + o.Connections/20_000
@@ -71,6 +81,11 @@ type ConnectResult struct {
 	// Dropped are connections that ended before the run did.
 	Dropped int64  `json:"dropped"`
 	Dropage string `json:"dropped_for,omitempty"` // the first one's reason
+
+	// Workers are the processes that the connections were made from, and OwnMemory is all that they
+	// took, divided by the connections: bytes, pages that they share counted once.
+	Workers   int     `json:"workers"`
+	OwnMemory float64 `json:"own_memory_bytes"`
 }
 
 // Clean reports whether every connection was made, was held, and had its pings answered.

@@ -2,151 +2,182 @@ package bench
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"sync"
 	"sync/atomic"
-	"time"
 
-	"github.com/hermod-im/hermod/wire/token"
+	"github.com/HdrHistogram/hdrhistogram-go"
 )
 
-// connectRun is one run of Connect.
+// connectRun is one run of Connect: workers have the connections, and are asked to count at the
+// moments at which the run reads what the servers have used.
 type connectRun struct {
 	o       ConnectOptions
-	id      string
-	targets []target
-	swarm   *swarm
-	login   *recorder
-
-	next, failed atomic.Int64
-	failure      atomic.Pointer[string]
+	shares  []share
+	workers []*worker
+	// connected is the sum of what the workers have said while they connect.
+	connected atomic.Int64
 }
 
 // Connect makes the connections and returns what they cost. An error means that the run says nothing.
-func Connect(ctx context.Context, o ConnectOptions) (*ConnectResult, error) {
-	o, err := o.withDefaults()
+func Connect(ctx context.Context, o ConnectOptions) (_ *ConnectResult, err error) {
+	o, err = o.withDefaults()
 	if err != nil {
 		return nil, err
 	}
-	r := &connectRun{o: o, id: runID(), login: newRecorder()}
-	if r.targets, err = parseTargets(o.URLs); err != nil {
+	if _, err := parseTargets(o.URLs); err != nil {
 		return nil, err
 	}
-	if err := enoughDescriptors(o.Connections); err != nil {
-		return nil, err
+	if o.Workers == 0 {
+		if o.Workers, err = workersFor(o.Connections, o.Spawn != nil); err != nil {
+			return nil, err
+		}
 	}
-	if r.swarm, err = newSwarm(o.Connections, r.targets[0].websocket, o.Heartbeat, func(int, []byte) {}); err != nil {
-		return nil, err
+	if o.Workers == 1 {
+		o.Spawn = nil
 	}
-	stop, ended := make(chan struct{}), make(chan error, 1)
-	go func() { ended <- r.swarm.run(stop) }()
-	result, err := r.measure(ctx)
-	close(stop)
-	return result, errors.Join(err, <-ended)
+	r := &connectRun{o: o, shares: o.shares()}
+	ctx, cancel := context.WithCancel(ctx)
+	defer func() {
+		cancel() // ends those that are still there after an error
+		for _, w := range r.workers {
+			w.close()
+		}
+	}()
+	return r.measure(ctx)
+}
+
+// workersFor is how many processes are needed.
+func workersFor(connections int, canSpawn bool) (int, error) {
+	if !canSpawn {
+		return 1, enoughDescriptors(connections)
+	}
+	most, err := maxConnections()
+	return (connections + most - 1) / max(1, most), err
+}
+
+// shares divides the load among the workers.
+func (o ConnectOptions) shares() []share {
+	id, list, first := runID(), make([]share, o.Workers), 0
+	for i := range list {
+		n := o.Connections / o.Workers
+		if i < o.Connections%o.Workers {
+			n++
+		}
+		list[i] = share{
+			Run: id, URLs: o.URLs, Secret: o.Secret, App: o.App, Sources: o.Sources, Heartbeat: o.Heartbeat,
+			First: first, Connections: n,
+			Rate:     o.Rate / float64(o.Workers),
+			Parallel: max(1, o.Parallel/o.Workers),
+		}
+		first += n
+	}
+	return list
 }
 
 func (r *connectRun) measure(ctx context.Context) (*ConnectResult, error) {
+	for range r.shares {
+		w, err := startWorker(ctx, r.o.Spawn)
+		if err != nil {
+			return nil, err
+		}
+		r.workers = append(r.workers, w)
+	}
 	empty, err := read(r.o.Processes)
 	if err != nil {
 		return nil, err
 	}
-	if err := r.connectAll(ctx); err != nil {
+	logins, login, err := r.connect()
+	if err != nil {
 		return nil, err
 	}
 	full, err := read(r.o.Processes)
 	if err != nil {
 		return nil, err
 	}
-	if err := pause(ctx, r.o.Hold); err != nil {
-		return nil, err
-	}
-	held, err := read(r.o.Processes)
+	held, before, err := r.hold(ctx)
 	if err != nil {
 		return nil, err
 	}
-	pings := r.swarm.pings.Load()
-	if err := pause(ctx, r.o.Hold); err != nil {
-		return nil, err
-	}
-	after, err := read(r.o.Processes)
+	after, counted, err := r.hold(ctx)
 	if err != nil {
 		return nil, err
 	}
-	pings = r.swarm.pings.Load() - pings
-
-	n := r.swarm.joined.Load()
-	result := &ConnectResult{
-		Connections: int(n), Failed: int(r.failed.Load()),
-		LoginRate: float64(n) / full.at.Sub(empty.at).Seconds(), Login: r.login.latency(),
+	end, err := r.all(askEnd)
+	if err != nil {
+		return nil, err
+	}
+	own, err := ownMemory()
+	if err != nil {
+		return nil, err
+	}
+	if r.o.Spawn != nil {
+		own += counted.Memory
+	}
+	n := max(1, logins.Joined)
+	return &ConnectResult{
+		Connections: int(logins.Joined), Failed: int(logins.Failed), Failure: logins.Failure,
+		LoginRate: float64(logins.Joined) / full.at.Sub(empty.at).Seconds(), Login: login,
 		LoginCPU:     full.cpuSince(empty, r.o.Processes, n),
 		Memory:       held.memorySince(empty, r.o.Processes, n),
-		HeartbeatCPU: after.cpuSince(held, r.o.Processes, pings),
-		Dropped:      r.swarm.dropped.Load(),
-	}
-	r.swarm.quiet.Store(true)
-	if err := pause(ctx, pongWait); err != nil {
-		return nil, err
-	}
-	result.Pings, result.Pongs = r.swarm.pings.Load(), r.swarm.pongs.Load()
-	for text, why := range map[*string]*string{&result.Failure: r.failure.Load(), &result.Dropage: r.swarm.failure.Load()} {
-		if why != nil {
-			*text = *why
-		}
-	}
-	return result, nil
+		HeartbeatCPU: after.cpuSince(held, r.o.Processes, counted.Pings-before.Pings),
+		Pings:        end.Pings, Pongs: end.Pongs, Dropped: end.Dropped, Dropage: end.Dropage,
+		Workers: len(r.workers), OwnMemory: float64(own) / float64(n),
+	}, nil
 }
 
-// pongWait is how long the last pings may take to be answered.
-const pongWait = time.Second
+// hold waits, and then reads what the servers have used and has everything counted.
+func (r *connectRun) hold(ctx context.Context) (reading, crowdReport, error) {
+	if err := pause(ctx, r.o.Hold); err != nil {
+		return reading{}, crowdReport{}, err
+	}
+	used, err := read(r.o.Processes)
+	if err != nil {
+		return reading{}, crowdReport{}, err
+	}
+	counted, err := r.all(askCount)
+	return used, counted, err
+}
 
-// connectAll logs all connections in, and goes on without those that fail.
-func (r *connectRun) connectAll(ctx context.Context) error {
-	begun := time.Now()
+// connect has every worker make its connections, and returns how long the logins took, too.
+func (r *connectRun) connect() (crowdReport, Latency, error) {
+	all := newHistogram()
+	var mu sync.Mutex // guards all
+	sum, err := r.each(func(i int, w *worker) (crowdReport, error) {
+		report, err := w.connect(r.shares[i], r.progress)
+		if err != nil {
+			return report, err
+		}
+		h, err := hdrhistogram.Decode(report.Logins)
+		if err != nil {
+			return report, fmt.Errorf("histogram of logins: %w", err)
+		}
+		mu.Lock()
+		all.Merge(h)
+		mu.Unlock()
+		return report, nil
+	})
+	return sum, latencyOf(all), err
+}
+
+// progress is told how many connections a worker has made since it last said so.
+func (r *connectRun) progress(more int64) { r.o.Progress(int(r.connected.Add(more))) }
+
+// all asks every worker, and adds up the answers.
+func (r *connectRun) all(what request) (crowdReport, error) {
+	return r.each(func(_ int, w *worker) (crowdReport, error) { return w.ask(what) })
+}
+
+// each calls f with every worker at once, and adds up the reports.
+func (r *connectRun) each(f func(i int, w *worker) (crowdReport, error)) (sum crowdReport, err error) {
 	var wg sync.WaitGroup
-	for range r.o.Parallel {
-		wg.Go(func() {
-			for ctx.Err() == nil {
-				i := int(r.next.Add(1)) - 1
-				if i >= r.o.Connections {
-					return
-				}
-				if r.o.Rate > 0 {
-					_ = pause(ctx, time.Until(begun.Add(time.Duration(float64(i)/r.o.Rate*float64(time.Second))))) // ctx is looked at next
-				}
-				if err := r.connect(i); err != nil {
-					r.failed.Add(1)
-					text := err.Error()
-					r.failure.CompareAndSwap(nil, &text)
-				}
-				if done := i + 1; done%1000 == 0 {
-					r.o.Progress(done)
-				}
-			}
-		})
+	reports, errs := make([]crowdReport, len(r.workers)), make([]error, len(r.workers))
+	for i, w := range r.workers {
+		wg.Go(func() { reports[i], errs[i] = f(i, w) })
 	}
 	wg.Wait()
-	return ctx.Err()
-}
-
-// connect makes the i-th connection.
-func (r *connectRun) connect(i int) error {
-	t := r.targets[i%len(r.targets)]
-	account := fmt.Sprintf("bench-%s-%d", r.id, i)
-	jwt, err := token.Issue(r.o.Secret, token.Claims{Account: account, App: r.o.App, Expires: time.Now().Add(tokenTTL)})
-	if err != nil {
-		return err
+	for _, report := range reports {
+		sum.add(report)
 	}
-	begun := time.Now()
-	source, _ := t.sourceAddress(i/len(r.targets), r.o.Sources)
-	s, err := dialSocket(t, source)
-	if err != nil {
-		return err
-	}
-	if err := s.signIn(jwt, "bench"); err != nil {
-		s.close()
-		return err
-	}
-	r.login.record(i, time.Since(begun))
-	return r.swarm.add(i, s)
+	return sum, firstOf(errs)
 }

@@ -73,7 +73,7 @@ func Group(ctx context.Context, o GroupOptions) (*GroupResult, error) {
 		return nil, err
 	}
 	r := &groupRun{
-		o: o, id: runID()[:4], ack: newRecorder(), deliver: newRecorder(), failed: make(chan error, 1),
+		o: o, id: runID()[:4], ack: &recorder{}, deliver: &recorder{}, failed: make(chan error, 1),
 		receivers: make([]receiver, o.Online),
 	}
 	if r.targets, err = parseTargets(o.URLs); err != nil {

@@ -97,16 +97,25 @@ func cpuTime(pid int) (time.Duration, error) {
 
 // residentMemory is a process's VmRSS in bytes (proc(5), /proc/PID/status).
 func residentMemory(pid int) (int64, error) {
-	f, err := os.Open(fmt.Sprintf("/proc/%d/status", pid))
+	return memoryLine(fmt.Sprintf("/proc/%d/status", pid), "VmRSS:")
+}
+
+// ownMemory is this process's share of memory in bytes: a page that n processes have counts 1/n
+// (proc(5), /proc/PID/smaps_rollup).
+func ownMemory() (int64, error) { return memoryLine("/proc/self/smaps_rollup", "Pss:") }
+
+// memoryLine is the line of a file that begins with name and goes on with a number of kB.
+func memoryLine(path, name string) (int64, error) {
+	f, err := os.Open(path)
 	if err != nil {
 		return 0, err
 	}
 	defer f.Close()
 	for lines := bufio.NewScanner(f); lines.Scan(); {
-		if rest, ok := strings.CutPrefix(lines.Text(), "VmRSS:"); ok {
+		if rest, ok := strings.CutPrefix(lines.Text(), name); ok {
 			kib, err := strconv.ParseInt(strings.TrimSpace(strings.TrimSuffix(rest, "kB")), 10, 64)
 			return kib << 10, err
 		}
 	}
-	return 0, errors.New("no VmRSS in /proc status")
+	return 0, fmt.Errorf("no %s in %s", name, path)
 }

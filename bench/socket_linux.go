@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math"
 	"net/netip"
 	"net/url"
 	"slices"
@@ -74,18 +75,23 @@ type socket struct {
 
 func (s *socket) close() { _ = unix.Close(s.fd) }
 
-// enoughDescriptors reports whether this process may open so many, and says how to get more.
-func enoughDescriptors(connections int) error {
+// maxConnections is how many connections this process may have by its limit of descriptors.
+func maxConnections() (int, error) {
 	const others = 64 // logs, epoll, what the runtime has
 	var limit unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
-		return fmt.Errorf("limit of descriptors: %w", err)
+		return 0, fmt.Errorf("limit of descriptors: %w", err)
 	}
-	if uint64(connections+others) > limit.Cur {
-		return fmt.Errorf("%d connections need as many descriptors, and this process may have %d: raise 'ulimit -n' or run several at once",
-			connections, limit.Cur)
+	return int(min(limit.Cur, math.MaxInt32)) - others, nil
+}
+
+// enoughDescriptors reports whether this process may open so many, and says how to get more.
+func enoughDescriptors(connections int) error {
+	most, err := maxConnections()
+	if err == nil && connections > most {
+		err = fmt.Errorf("%d connections need as many descriptors, and this process has %d for them: raise 'ulimit -n'", connections, most)
 	}
-	return nil
+	return err
 }
 
 // socketWait bounds each read and write of a login.

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 )
 
 // Group needs epoll: errors.ErrUnsupported.
@@ -16,4 +17,9 @@ func Group(context.Context, GroupOptions) (*GroupResult, error) {
 // Connect needs epoll: errors.ErrUnsupported.
 func Connect(context.Context, ConnectOptions) (*ConnectResult, error) {
 	return nil, fmt.Errorf("bench connect needs Linux: %w", errors.ErrUnsupported)
+}
+
+// ConnectWorker needs epoll: errors.ErrUnsupported.
+func ConnectWorker(context.Context, io.Reader, io.Writer) error {
+	return fmt.Errorf("bench connect needs Linux: %w", errors.ErrUnsupported)
 }

@@ -86,7 +86,7 @@ func Sync(ctx context.Context, o SyncOptions) (*SyncResult, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &syncRun{o: o, id: runID(), complete: newRecorder()}
+	r := &syncRun{o: o, id: runID(), complete: &recorder{}}
 	if err := r.each(ctx, o.Peers, 0, r.store); err != nil {
 		return nil, fmt.Errorf("store the messages: %w", err)
 	}

@@ -102,7 +102,7 @@ func Talk(ctx context.Context, o TalkOptions) (*TalkResult, error) {
 	if len(o.URLs) == 0 || o.Pairs < 1 || (o.Window < 1 && o.Rate <= 0) || o.Size < MinSize || o.Duration <= 0 {
 		return nil, fmt.Errorf("give a URL, at least 1 pair, a window of at least 1 or a rate, a size of at least %d and a duration", MinSize)
 	}
-	r := &talkRun{o: o, id: runID(), ack: newRecorder(), deliver: newRecorder(), failed: make(chan error, 1)}
+	r := &talkRun{o: o, id: runID(), ack: &recorder{}, deliver: &recorder{}, failed: make(chan error, 1)}
 	defer r.close()
 	if err := r.connect(ctx); err != nil {
 		return nil, err

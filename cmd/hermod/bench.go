@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"os"
+	"os/exec"
 	"slices"
 	"time"
 
@@ -134,13 +136,21 @@ func parseProcesses(pids []string) (list []bench.Process, err error) {
 var errDropped = errors.New("connections failed, were dropped, or had a ping not answered")
 
 func benchConnect() *benchLoad {
-	var o bench.ConnectOptions
+	var (
+		o      bench.ConnectOptions
+		worker bool
+	)
 	l := newBenchLoad("connect", "Connections that log in, stay, and ping", `Logs in as many accounts as --connections says, holds them for --hold, and measures what a login, an
 idle connection and a heartbeat cost the servers. On loopback they come from many addresses. Each
-needs a descriptor here and in a gateway (ulimit -n).
-Start the servers with --set limits.enabled=false.`, func(cmd *cobra.Command, secret []byte, processes []bench.Process, people bool) (benchResult, error) {
+needs a descriptor here and in a gateway: the command runs as many processes as 'ulimit -n' asks for,
+but gateways you must start yourself. For messages that flow at the same time, run 'hermod bench talk
+--rate' beside it, during a --hold that is long enough.
+Start the servers with --set limits.enabled=false.`, func(cmd *cobra.Command, secret []byte, processes []bench.Process, people bool) (_ benchResult, err error) {
 		o.Secret, o.Processes = secret, processes
 		o.Progress = connecting(cmd, people)
+		if o.Spawn, err = connectWorker(); err != nil {
+			return benchResult{}, err
+		}
 		r, err := bench.Connect(cmd.Context(), o)
 		if err != nil {
 			return benchResult{}, err
@@ -151,10 +161,33 @@ Start the servers with --set limits.enabled=false.`, func(cmd *cobra.Command, se
 	l.Flags().IntVar(&o.Connections, "connections", 10_000, "connections, each of an account of its own")
 	l.Flags().Float64Var(&o.Rate, "rate", 0, "logins begun per second; 0: as fast as they go")
 	l.Flags().IntVar(&o.Parallel, "parallel", 32, "logins under way at once")
+	l.Flags().IntVar(&o.Workers, "processes", 0, "processes to connect from; 0: as many as the limit of descriptors asks for")
 	l.Flags().IntVar(&o.Sources, "sources", 0, "addresses to connect from on loopback; 0: as many as needed")
 	l.Flags().DurationVar(&o.Hold, "hold", 10*time.Second, "how long to hold the connections before measuring memory, and again while measuring pings")
 	l.Flags().DurationVar(&o.Heartbeat, "heartbeat", 55*time.Second, "interval of pings")
+	l.Flags().BoolVar(&worker, "worker", false, "be one of those processes")
+	_ = l.Flags().MarkHidden("worker") // the flag exists
+	run := l.RunE
+	l.RunE = func(cmd *cobra.Command, args []string) error {
+		if worker {
+			return bench.ConnectWorker(cmd.Context(), cmd.InOrStdin(), cmd.OutOrStdout())
+		}
+		return run(cmd, args)
+	}
 	return l
+}
+
+// workerMemory bounds a process of connections: beyond this there is more collection than garbage.
+const workerMemory = "8MiB"
+
+// connectWorker makes commands of this program as a process of connections.
+func connectWorker() (func() *exec.Cmd, error) {
+	program, err := os.Executable()
+	return func() *exec.Cmd {
+		cmd := exec.Command(program, "bench", "connect", "--worker")
+		cmd.Env = append(os.Environ(), "GOMEMLIMIT="+workerMemory)
+		return cmd
+	}, err
 }
 
 func printConnect(w io.Writer, r *bench.ConnectResult) error {
@@ -163,6 +196,7 @@ func printConnect(w io.Writer, r *bench.ConnectResult) error {
 	printCost(w, "CPU", "µs/login", r.LoginCPU)
 	printCost(w, "memory", "bytes/connection", r.Memory)
 	printCost(w, "CPU", "µs/ping, all else included", r.HeartbeatCPU)
+	fmt.Fprintf(w, "  %-15s %.0f bytes/connection in %d processes\n", "bench's own", r.OwnMemory, r.Workers)
 	if r.Failure != "" {
 		fmt.Fprintf(w, "  a login failed: %s\n", r.Failure)
 	}

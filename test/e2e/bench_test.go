@@ -34,6 +34,14 @@ func TestBenchCommands(t *testing.T) {
 	run(&connect, "connect", "--url", s.WS, "--connections", "50", "--hold", "500ms", "--heartbeat", "200ms")
 	require.Equal(t, 50, connect.Connections)
 	require.GreaterOrEqual(t, connect.Pings, int64(150))
+	require.Equal(t, 1, connect.Workers)
+
+	var connects bench.ConnectResult
+	run(&connects, "connect", "--url", s.TCP, "--connections", "50", "--processes", "3", "--hold", "100ms", "--heartbeat", "50ms")
+	require.Equal(t, 50, connects.Connections, "divided among the processes")
+	require.Equal(t, 3, connects.Workers)
+	require.Positive(t, connects.Login.P50)
+	require.Positive(t, connects.OwnMemory)
 
 	var group bench.GroupResult
 	run(&group, "group", "--url", s.TCP, "--members", "40", "--online", "30", "--senders", "2", "--window", "2", "--warmup", "0s", "--duration", "500ms")
