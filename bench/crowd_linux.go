@@ -60,8 +60,8 @@ type crowd struct {
 	swarm   *swarm
 	logins  recorder
 
-	next, failed atomic.Int64
-	failure      atomic.Pointer[string] // of the first login that failed
+	failed  atomic.Int64
+	failure atomic.Pointer[string] // of the first login that failed
 
 	mu  sync.Mutex // held while a report is written
 	out *json.Encoder
@@ -166,35 +166,22 @@ func (c *crowd) write(r crowdReport) error {
 	return c.out.Encode(r)
 }
 
-// progressStep is how many logins are made between two reports of progress.
+// progressStep is how many logins there are between two reports of progress.
 const progressStep = 250
 
 // connectAll logs all connections in, goes on without those that fail, and reports how that went.
 func (c *crowd) connectAll(ctx context.Context) error {
-	begun := time.Now()
-	var wg sync.WaitGroup
-	for range c.Parallel {
-		wg.Go(func() {
-			for ctx.Err() == nil {
-				i := int(c.next.Add(1)) - 1
-				if i >= c.Connections {
-					return
-				}
-				if c.Rate > 0 {
-					_ = pause(ctx, time.Until(begun.Add(time.Duration(float64(i)/c.Rate*float64(time.Second))))) // ctx is looked at next
-				}
-				if err := c.connect(i); err != nil {
-					c.failed.Add(1)
-					text := err.Error()
-					c.failure.CompareAndSwap(nil, &text)
-				}
-				if (i+1)%progressStep == 0 {
-					_ = c.write(crowdReport{Joined: c.swarm.joined.Load()}) // who cannot hear it closes in, too
-				}
-			}
-		})
-	}
-	wg.Wait()
+	each(ctx, c.Connections, c.Parallel, c.Rate, func(i int, begun time.Time) bool {
+		if err := c.connect(i, begun); err != nil {
+			c.failed.Add(1)
+			text := err.Error()
+			c.failure.CompareAndSwap(nil, &text)
+		}
+		if (i+1)%progressStep == 0 {
+			_ = c.write(crowdReport{Joined: c.swarm.joined.Load()}) // who cannot hear it closes in, too
+		}
+		return true
+	})
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
@@ -209,8 +196,8 @@ func (c *crowd) connectAll(ctx context.Context) error {
 	return c.write(report)
 }
 
-// connect makes the worker's i-th connection.
-func (c *crowd) connect(i int) error {
+// connect makes the worker's i-th connection, whose latency counts from begun.
+func (c *crowd) connect(i int, begun time.Time) error {
 	nth := c.First + i
 	t := c.targets[nth%len(c.targets)]
 	account := fmt.Sprintf("bench-%s-%d", c.Run, nth)
@@ -218,7 +205,6 @@ func (c *crowd) connect(i int) error {
 	if err != nil {
 		return err
 	}
-	begun := time.Now()
 	source, _ := t.sourceAddress(nth/len(c.targets), c.Sources)
 	s, err := dialSocket(t, source)
 	if err != nil {

@@ -137,24 +137,19 @@ func (r *groupRun) prepare(ctx context.Context) error {
 	if err := r.createGroup(); err != nil {
 		return err
 	}
-	var next atomic.Int64
-	errs := make([]error, 32)
-	var wg sync.WaitGroup
-	for w := range errs {
-		wg.Go(func() {
-			for ctx.Err() == nil && errs[w] == nil {
-				i := int(next.Add(1)) - 1
-				if i >= r.o.Online {
-					return
-				}
-				if errs[w] = r.connect(i); (i+1)%1000 == 0 {
-					r.o.Progress(i + 1)
-				}
-			}
-		})
+	each(ctx, r.o.Online, 32, 0, func(i int, _ time.Time) bool {
+		r.check(r.connect(i))
+		if (i+1)%progressStep == 0 {
+			r.o.Progress(i + 1)
+		}
+		return len(r.failed) == 0
+	})
+	select {
+	case err := <-r.failed:
+		return err
+	default:
+		return ctx.Err()
 	}
-	wg.Wait()
-	return firstOf(append(errs, ctx.Err()))
 }
 
 func (r *groupRun) createGroup() error {

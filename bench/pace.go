@@ -2,6 +2,8 @@ package bench
 
 import (
 	"context"
+	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -58,9 +60,44 @@ func (l *loop) done() {
 
 // next waits for the next moment and returns it, or false when ctx ends.
 func (p *pacer) next(ctx context.Context) (time.Time, bool) {
-	due := p.began.Add(time.Duration(p.n) * p.interval)
 	p.n++
+	return p.nth(ctx, p.n-1)
+}
+
+// nth is next for many goroutines, which share the moments by themselves.
+func (p *pacer) nth(ctx context.Context, n int) (time.Time, bool) {
+	due := p.began.Add(time.Duration(n) * p.interval)
 	return due, pause(ctx, time.Until(due)) == nil && ctx.Err() == nil
+}
+
+// each calls f with 0 to n-1, parallel of them at a time, and with the moment from which its latency
+// counts: now, or at a rate when it was due. It ends with ctx, or when f reports that it should.
+func each(ctx context.Context, n, parallel int, rate float64, f func(i int, begun time.Time) (goOn bool)) {
+	var (
+		next atomic.Int64
+		pace *pacer
+		wg   sync.WaitGroup
+	)
+	if rate > 0 {
+		pace = newPacer(rate, 0)
+	}
+	for range min(n, parallel) {
+		wg.Go(func() {
+			for goOn := true; goOn && ctx.Err() == nil; {
+				i, begun := int(next.Add(1))-1, time.Now()
+				if i >= n {
+					return
+				}
+				if pace != nil {
+					if begun, goOn = pace.nth(ctx, i); !goOn {
+						return
+					}
+				}
+				goOn = f(i, begun)
+			}
+		})
+	}
+	wg.Wait()
 }
 
 // pause waits, and returns early with ctx's error.

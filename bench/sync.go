@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -33,6 +32,8 @@ type SyncOptions struct {
 	// Parallel is how many are under way at once. Defaults to 64.
 	Parallel  int
 	Processes []Process
+	// Progress is told now and then how many messages are stored, and then how many clients have them. May be nil.
+	Progress func(stored, synced int64)
 }
 
 func (o SyncOptions) withDefaults() (SyncOptions, error) {
@@ -41,6 +42,9 @@ func (o SyncOptions) withDefaults() (SyncOptions, error) {
 	}
 	if o.Parallel == 0 {
 		o.Parallel = 64
+	}
+	if o.Progress == nil {
+		o.Progress = func(int64, int64) {}
 	}
 	if len(o.URLs) == 0 || o.Clients < 1 || o.Unread < 0 || o.Peers < 1 || o.Size < MinSize {
 		return o, fmt.Errorf("give a URL, at least 1 client, at least 1 peer and a size of at least %d", MinSize)
@@ -76,6 +80,7 @@ type syncRun struct {
 	id       string
 	complete *recorder
 
+	stored, synced                            atomic.Int64 // messages and clients
 	messages, pages, lost, doubled, reordered atomic.Int64
 }
 
@@ -111,31 +116,19 @@ func Sync(ctx context.Context, o SyncOptions) (*SyncResult, error) {
 	}, nil
 }
 
-// each calls f with 0 to n-1, Parallel at a time, begun at the rate.
-func (r *syncRun) each(ctx context.Context, n int, rate float64, f func(i int) error) error {
-	var next atomic.Int64
-	errs := make([]error, min(n, r.o.Parallel))
-	begun := time.Now()
-	var wg sync.WaitGroup
-	for w := range errs {
-		wg.Go(func() {
-			for errs[w] == nil {
-				i := int(next.Add(1)) - 1
-				if i >= n {
-					return
-				}
-				var due time.Duration
-				if rate > 0 {
-					due = time.Until(begun.Add(time.Duration(float64(i) / rate * float64(time.Second))))
-				}
-				if errs[w] = pause(ctx, due); errs[w] == nil {
-					errs[w] = f(i)
-				}
-			}
-		})
+// each calls f with 0 to n-1, Parallel at a time, until one fails.
+func (r *syncRun) each(ctx context.Context, n int, rate float64, f func(i int, begun time.Time) error) error {
+	var first atomic.Pointer[error]
+	each(ctx, n, r.o.Parallel, rate, func(i int, begun time.Time) bool {
+		if err := f(i, begun); err != nil {
+			first.CompareAndSwap(nil, &err)
+		}
+		return first.Load() == nil
+	})
+	if err := first.Load(); err != nil {
+		return *err
 	}
-	wg.Wait()
-	return firstOf(errs)
+	return ctx.Err()
 }
 
 func (r *syncRun) client(i int) string { return fmt.Sprintf("bench-%s-c%d", r.id, i) }
@@ -144,7 +137,7 @@ func (r *syncRun) client(i int) string { return fmt.Sprintf("bench-%s-c%d", r.id
 const storeWindow = 64
 
 // store sends the peer's share of every client's messages.
-func (r *syncRun) store(peer int) error {
+func (r *syncRun) store(peer int, _ time.Time) error {
 	u, err := login(r.o.URLs[peer%len(r.o.URLs)], r.o.App, fmt.Sprintf("bench-%s-p%d", r.id, peer), r.o.Secret)
 	if err != nil {
 		return err
@@ -167,17 +160,25 @@ func (r *syncRun) store(peer int) error {
 		if under++; under < storeWindow {
 			continue
 		}
-		if err := u.stored(); err != nil {
+		if err := r.awaitStored(u); err != nil {
 			return err
 		}
 		under--
 	}
 	for ; under > 0; under-- {
-		if err := u.stored(); err != nil {
+		if err := r.awaitStored(u); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+func (r *syncRun) awaitStored(u *user) error {
+	err := u.stored()
+	if n := r.stored.Add(1); n%1000 == 0 {
+		r.o.Progress(n, 0)
+	}
+	return err
 }
 
 // stored waits for the answer to one of the messages.
@@ -197,9 +198,8 @@ func (u *user) stored() error {
 	}
 }
 
-// sync is one client: it logs in and fetches all pages.
-func (r *syncRun) sync(i int) error {
-	begun := time.Now()
+// sync is one client: it logs in and fetches all pages. Its latency counts from begun.
+func (r *syncRun) sync(i int, begun time.Time) error {
 	u, err := login(r.o.URLs[i%len(r.o.URLs)], r.o.App, r.client(i), r.o.Secret)
 	if err != nil {
 		return err
@@ -236,6 +236,7 @@ func (r *syncRun) sync(i int) error {
 		}
 	}
 	r.complete.record(i, time.Since(begun))
+	r.o.Progress(r.stored.Load(), r.synced.Add(1))
 	r.messages.Add(got)
 	r.lost.Add(max(0, int64(r.o.Unread)-got))
 	return nil

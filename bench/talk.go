@@ -7,16 +7,9 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strconv"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"google.golang.org/protobuf/proto"
-
-	"github.com/hermod-im/hermod/wire"
-	"github.com/hermod-im/hermod/wire/pb"
 )
 
 // TalkOptions are the load of Talk: pairs of accounts, in each of which one sends to the other, in a
@@ -26,8 +19,12 @@ type TalkOptions struct {
 	URLs   []string
 	Secret []byte
 	// App is the tenant. Defaults to "default".
-	App    string
-	Pairs  int
+	App   string
+	Pairs int
+	// Conversations is how many there are in all: each sender takes turns with as many receivers as it
+	// takes, its pair's first. Defaults to Pairs, and is rounded up to a multiple of it; at most its square.
+	Conversations int
+	// Window is of one sender.
 	Window int
 	// Rate is messages a second of all pairs together, sent whether or not the last ones have
 	// arrived; latencies count from when a message was due. 0: a closed loop.
@@ -40,6 +37,9 @@ type TalkOptions struct {
 	// Warmup is how long the load runs before anything is measured.
 	Warmup    time.Duration
 	Processes []Process
+	// Progress is told how many pairs are logged in, and then every second how many messages have
+	// arrived. May be nil.
+	Progress func(pairs int, delivered int64)
 }
 
 // MinSize is the smallest body: the number of the message, in hexadecimal.
@@ -51,13 +51,15 @@ const settleWait = 10 * time.Second
 // TalkResult is what Talk measured. Counts of trouble are over the whole run; rates, latencies and
 // CPU time are over the measured part.
 type TalkResult struct {
-	Pairs    int     `json:"pairs"`
-	Window   int     `json:"window,omitempty"`
-	DueRate  float64 `json:"due_rate,omitempty"` // of an open loop
-	Size     int     `json:"size"`
-	Seconds  float64 `json:"seconds"`
-	Messages int64   `json:"messages"` // delivered while measuring
-	Rate     float64 `json:"rate"`     // of those, per second
+	Pairs int `json:"pairs"`
+	// Conversations is as many as Pairs or more.
+	Conversations int     `json:"conversations"`
+	Window        int     `json:"window,omitempty"`
+	DueRate       float64 `json:"due_rate,omitempty"` // of an open loop
+	Size          int     `json:"size"`
+	Seconds       float64 `json:"seconds"`
+	Messages      int64   `json:"messages"` // delivered while measuring
+	Rate          float64 `json:"rate"`     // of those, per second
 
 	Ack     Latency `json:"ack"`     // send → answer
 	Deliver Latency `json:"deliver"` // send → receiver
@@ -81,9 +83,11 @@ func (r *TalkResult) Clean() bool {
 
 // talkRun is one run of Talk.
 type talkRun struct {
-	o         TalkOptions
-	id        string
-	pairs     []*pair
+	o     TalkOptions
+	id    string
+	pairs []*pair
+	// senders are the pairs by the account that sends. Static once all are connected.
+	senders   map[string]*pair
 	ack       *recorder
 	deliver   *recorder
 	measuring atomic.Bool
@@ -91,16 +95,32 @@ type talkRun struct {
 	failed    chan error // capacity 1: the first
 }
 
-// Talk runs the load and returns what was measured. An error means that the run says nothing.
-func Talk(ctx context.Context, o TalkOptions) (*TalkResult, error) {
+func (o TalkOptions) withDefaults() (TalkOptions, error) {
 	if o.App == "" {
 		o.App = "default"
 	}
 	if o.Rate > 0 {
 		o.Window = 0
 	}
+	if o.Progress == nil {
+		o.Progress = func(int, int64) {}
+	}
 	if len(o.URLs) == 0 || o.Pairs < 1 || (o.Window < 1 && o.Rate <= 0) || o.Size < MinSize || o.Duration <= 0 {
-		return nil, fmt.Errorf("give a URL, at least 1 pair, a window of at least 1 or a rate, a size of at least %d and a duration", MinSize)
+		return o, fmt.Errorf("give a URL, at least 1 pair, a window of at least 1 or a rate, a size of at least %d and a duration", MinSize)
+	}
+	o.Conversations = max(o.Conversations, o.Pairs)
+	o.Conversations += (o.Pairs - o.Conversations%o.Pairs) % o.Pairs
+	if o.Conversations > o.Pairs*o.Pairs {
+		return o, fmt.Errorf("%d pairs can have %d conversations at most", o.Pairs, o.Pairs*o.Pairs)
+	}
+	return o, nil
+}
+
+// Talk runs the load and returns what was measured. An error means that the run says nothing.
+func Talk(ctx context.Context, o TalkOptions) (*TalkResult, error) {
+	o, err := o.withDefaults()
+	if err != nil {
+		return nil, err
 	}
 	r := &talkRun{o: o, id: runID(), ack: &recorder{}, deliver: &recorder{}, failed: make(chan error, 1)}
 	defer r.close()
@@ -121,10 +141,11 @@ func (r *talkRun) close() {
 func (r *talkRun) connect(ctx context.Context) error {
 	const parallel = 32
 	var (
-		wg    sync.WaitGroup
-		slots = make(chan struct{}, parallel)
-		pairs = make([]*pair, r.o.Pairs)
-		errs  = make([]error, r.o.Pairs)
+		wg        sync.WaitGroup
+		connected atomic.Int64
+		slots     = make(chan struct{}, parallel)
+		pairs     = make([]*pair, r.o.Pairs)
+		errs      = make([]error, r.o.Pairs)
 	)
 	for i := range pairs {
 		if ctx.Err() != nil {
@@ -133,13 +154,16 @@ func (r *talkRun) connect(ctx context.Context) error {
 		slots <- struct{}{}
 		wg.Go(func() {
 			pairs[i], errs[i] = r.newPair(i)
+			r.o.Progress(int(connected.Add(1)), 0)
 			<-slots
 		})
 	}
 	wg.Wait()
+	r.senders = make(map[string]*pair, len(pairs))
 	for _, p := range pairs {
 		if p != nil {
 			r.pairs = append(r.pairs, p)
+			r.senders[p.from.account] = p
 		}
 	}
 	return firstOf(append(errs, ctx.Err()))
@@ -156,20 +180,6 @@ func firstOf(errs []error) error {
 	default:
 		return fmt.Errorf("%w (and %d more like it)", errs[0], len(errs)-1)
 	}
-}
-
-func (r *talkRun) newPair(i int) (*pair, error) {
-	name := func(role string) string { return fmt.Sprintf("bench-%s-%s%d", r.id, role, i) }
-	from, err := login(r.o.URLs[i%len(r.o.URLs)], r.o.App, name("a"), r.o.Secret)
-	if err != nil {
-		return nil, err
-	}
-	to, err := login(r.o.URLs[(i+1)%len(r.o.URLs)], r.o.App, name("b"), r.o.Secret)
-	if err != nil {
-		from.Close()
-		return nil, err
-	}
-	return &pair{run: r, index: i, from: from, to: to, loop: newLoop(r.o.Rate, r.o.Window, i, r.o.Pairs), refused: map[string]int64{}}, nil
 }
 
 func (r *talkRun) run(ctx context.Context) (*TalkResult, error) {
@@ -230,7 +240,7 @@ func (r *talkRun) measure(ctx context.Context) (*TalkResult, error) {
 	}
 	took := after.at.Sub(before.at)
 	res := &TalkResult{
-		Pairs: r.o.Pairs, Window: r.o.Window, DueRate: r.o.Rate, Size: r.o.Size,
+		Pairs: r.o.Pairs, Conversations: r.o.Conversations, Window: r.o.Window, DueRate: r.o.Rate, Size: r.o.Size,
 		Seconds:  took.Seconds(),
 		Messages: r.delivered.Load() - delivered,
 		Ack:      r.ack.latency(),
@@ -243,18 +253,24 @@ func (r *talkRun) measure(ctx context.Context) (*TalkResult, error) {
 }
 
 func (r *talkRun) wait(ctx context.Context, d time.Duration) error {
-	select {
-	case <-time.After(d):
-		return nil
-	case <-r.o.Until:
-		return nil
-	case err := <-r.failed:
-		return err
-	case <-ctx.Done():
-		if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+	second := time.NewTicker(time.Second)
+	defer second.Stop()
+	for over := time.After(d); ; {
+		select {
+		case <-over:
 			return nil
+		case <-r.o.Until:
+			return nil
+		case <-second.C:
+			r.o.Progress(len(r.pairs), r.delivered.Load())
+		case err := <-r.failed:
+			return err
+		case <-ctx.Done():
+			if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+				return nil
+			}
+			return ctx.Err()
 		}
-		return ctx.Err()
 	}
 }
 
@@ -270,158 +286,3 @@ func (r *talkRun) settle() {
 
 // settlePoll is the pause between looks whether everything has arrived.
 const settlePoll = 10 * time.Millisecond
-
-// pair is a sender, a receiver and what is known of each message between them.
-type pair struct {
-	run      *talkRun
-	index    int
-	from, to *user
-	loop     *loop
-	underWay atomic.Int64
-
-	mu        sync.Mutex
-	sent      []sending // message n is at n-1; guarded by mu
-	highest   int       // delivered; guarded by mu
-	doubled   int64     // guarded by mu
-	reordered int64     // guarded by mu
-	refused   map[string]int64
-}
-
-// sending is one message.
-type sending struct {
-	at                        time.Time
-	acked, delivered, refused bool
-}
-
-func (p *pair) send(ctx context.Context) error {
-	padding := strings.Repeat("x", p.run.o.Size-MinSize)
-	for n := 1; ; n++ {
-		at, ok := p.loop.due(ctx)
-		if !ok {
-			return nil
-		}
-		text := fmt.Sprintf("%0*x", MinSize, n) + padding
-		body, err := proto.Marshal(&pb.MessageReq{Type: 1, Body: text, ClientId: strconv.Itoa(n)})
-		if err != nil {
-			return err
-		}
-		p.mu.Lock()
-		p.sent = append(p.sent, sending{at: at})
-		p.mu.Unlock()
-		p.underWay.Add(1)
-		if err := p.from.request(wire.CmdUserTalk, p.to.account, uint32(n), body); err != nil {
-			return fmt.Errorf("send: %w", err)
-		}
-	}
-}
-
-// done counts a message less under way.
-func (p *pair) done() {
-	p.underWay.Add(-1)
-	p.loop.done()
-}
-
-// readAnswers ends without error when the run closes the connection.
-func (p *pair) readAnswers() error {
-	for {
-		m, err := p.from.next()
-		if err != nil {
-			return fmt.Errorf("%s: %w", p.from.account, err)
-		}
-		if m.Command == wire.CmdUserTalk && m.Flag == wire.FlagResponse {
-			p.answered(int(m.Sequence), m.Status)
-		}
-	}
-}
-
-func (p *pair) answered(n int, status wire.Status) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if n < 1 || n > len(p.sent) || p.sent[n-1].acked || p.sent[n-1].refused {
-		return
-	}
-	s := &p.sent[n-1]
-	if status != wire.StatusSuccess {
-		s.refused = true
-		p.refused[status.String()]++
-		p.done()
-		return
-	}
-	s.acked = true
-	if p.run.measuring.Load() {
-		p.run.ack.record(p.index, time.Since(s.at))
-	}
-	if s.delivered {
-		p.done()
-	}
-}
-
-func (p *pair) readPushes() error {
-	for {
-		m, err := p.to.next()
-		if err != nil {
-			return fmt.Errorf("%s: %w", p.to.account, err)
-		}
-		if m.Command != wire.CmdUserTalk || m.Flag != wire.FlagPush {
-			continue
-		}
-		var push pb.MessagePush
-		if err := proto.Unmarshal(m.Body, &push); err != nil {
-			return err
-		}
-		n, err := strconv.ParseInt(push.Body[:min(MinSize, len(push.Body))], 16, 64)
-		if err != nil {
-			return fmt.Errorf("a body was changed on the way: %w", err)
-		}
-		p.arrived(int(n))
-	}
-}
-
-func (p *pair) arrived(n int) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if n < 1 || n > len(p.sent) {
-		return
-	}
-	s := &p.sent[n-1]
-	switch {
-	case s.delivered:
-		p.doubled++
-		return
-	case n < p.highest:
-		p.reordered++
-	default:
-		p.highest = n
-	}
-	s.delivered = true
-	p.run.delivered.Add(1)
-	if p.run.measuring.Load() {
-		p.run.deliver.record(p.index, time.Since(s.at))
-	}
-	if s.acked {
-		p.done()
-	}
-}
-
-// sum adds the pair's counts to the result.
-func (p *pair) sum(r *TalkResult) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	for _, s := range p.sent {
-		r.Sent++
-		switch {
-		case s.acked && !s.delivered:
-			r.Lost++
-		case !s.acked && !s.refused:
-			r.Unanswered++
-		}
-		if s.acked {
-			r.Acked++
-		}
-	}
-	r.Doubled += p.doubled
-	r.Reordered += p.reordered
-	for status, n := range p.refused {
-		r.Refused[status] += n
-	}
-}

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -38,7 +39,7 @@ type benchLoad struct {
 
 // newBenchLoad makes a command of a load. run is called with the secret and the processes, and returns
 // what it measured.
-func newBenchLoad(use, short, long string, run func(cmd *cobra.Command, secret []byte, processes []bench.Process, people bool) (benchResult, error)) *benchLoad {
+func newBenchLoad(use, short, long string, run func(cmd *cobra.Command, secret []byte, processes []bench.Process, progress *progress) (benchResult, error)) *benchLoad {
 	l := &benchLoad{}
 	l.Command = &cobra.Command{
 		Use: use, Short: short, Long: long, Args: cobra.NoArgs,
@@ -51,7 +52,9 @@ func newBenchLoad(use, short, long string, run func(cmd *cobra.Command, secret [
 			if err != nil {
 				return err
 			}
-			result, err := run(cmd, secret, processes, !l.asJSON)
+			progress := newProgress(!l.asJSON)
+			result, err := run(cmd, secret, processes, progress)
+			progress.show("")
 			if err != nil {
 				return err
 			}
@@ -90,21 +93,41 @@ func (r benchResult) show(w io.Writer, asJSON bool) error {
 	return r.unclean
 }
 
-// connecting shows how many connections there are.
-func connecting(cmd *cobra.Command, people bool) func(int) {
-	if !people {
-		return nil
-	}
-	return func(n int) { fmt.Fprintf(cmd.ErrOrStderr(), "\r%d connections", n) }
+// progress is a line on the terminal that says how far a load is.
+type progress struct {
+	mu sync.Mutex
+	w  io.Writer // nil if nobody is there to see it
 }
+
+// newProgress writes to standard error, if that is a terminal and people want to see it.
+func newProgress(people bool) *progress {
+	p := &progress{}
+	if info, err := os.Stderr.Stat(); people && err == nil && info.Mode()&os.ModeCharDevice != 0 {
+		p.w = os.Stderr
+	}
+	return p
+}
+
+// show replaces the line; an empty one removes it.
+func (p *progress) show(format string, args ...any) {
+	const erase = "\r\x1b[K" // to the end of the line
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.w != nil {
+		fmt.Fprintf(p.w, erase+format, args...)
+	}
+}
+
+func (p *progress) connections(n int) { p.show("%d connections", n) }
 
 func benchTalk() *benchLoad {
 	var o bench.TalkOptions
 	l := newBenchLoad("talk", "Pairs of accounts, one of which sends to the other", `Pairs of accounts, in each of which one sends to the other. In a closed loop at most --window messages
 of a pair are under way, that is not both acknowledged and delivered; with --rate all pairs together send
 so many messages a second, come what may, and a latency counts from when its message was due.
-Start the servers with --set limits.enabled=false.`, func(cmd *cobra.Command, secret []byte, processes []bench.Process, _ bool) (benchResult, error) {
+Start the servers with --set limits.enabled=false.`, func(cmd *cobra.Command, secret []byte, processes []bench.Process, progress *progress) (benchResult, error) {
 		o.Secret, o.Processes = secret, processes
+		o.Progress = func(pairs int, delivered int64) { progress.show("%d pairs, %d messages", pairs, delivered) }
 		r, err := bench.Talk(cmd.Context(), o)
 		if err != nil {
 			return benchResult{}, err
@@ -113,7 +136,8 @@ Start the servers with --set limits.enabled=false.`, func(cmd *cobra.Command, se
 	})
 	l.servers(&o.URLs, &o.App, "ws:// or tcp://")
 	l.Flags().IntVar(&o.Pairs, "pairs", 100, "pairs of accounts")
-	l.Flags().IntVar(&o.Window, "window", 16, "messages of a pair that are under way at once")
+	l.Flags().IntVar(&o.Conversations, "conversations", 0, "conversations: each sender takes turns with as many receivers as that takes; 0: one for each pair")
+	l.Flags().IntVar(&o.Window, "window", 16, "messages of a sender that are under way at once")
 	l.Flags().Float64Var(&o.Rate, "rate", 0, "messages a second of all pairs, an open loop; 0: a closed loop")
 	l.Flags().IntVar(&o.Size, "size", 64, "bytes of a message's body")
 	l.Flags().DurationVar(&o.Duration, "duration", 10*time.Second, "how long to measure")
@@ -145,9 +169,9 @@ idle connection and a heartbeat cost the servers. On loopback they come from man
 needs a descriptor here and in a gateway: the command runs as many processes as 'ulimit -n' asks for,
 but gateways you must start yourself. For messages that flow at the same time, run 'hermod bench talk
 --rate' beside it, during a --hold that is long enough.
-Start the servers with --set limits.enabled=false.`, func(cmd *cobra.Command, secret []byte, processes []bench.Process, people bool) (_ benchResult, err error) {
+Start the servers with --set limits.enabled=false.`, func(cmd *cobra.Command, secret []byte, processes []bench.Process, progress *progress) (_ benchResult, err error) {
 		o.Secret, o.Processes = secret, processes
-		o.Progress = connecting(cmd, people)
+		o.Progress = progress.connections
 		if o.Spawn, err = connectWorker(); err != nil {
 			return benchResult{}, err
 		}
@@ -191,7 +215,7 @@ func connectWorker() (func() *exec.Cmd, error) {
 }
 
 func printConnect(w io.Writer, r *bench.ConnectResult) error {
-	fmt.Fprintf(w, "\r%d connections, logged in at %.0f/s\n", r.Connections, r.LoginRate)
+	fmt.Fprintf(w, "%d connections, logged in at %.0f/s\n", r.Connections, r.LoginRate)
 	printLatency(w, "login", r.Login)
 	printCost(w, "CPU", "µs/login", r.LoginCPU)
 	printCost(w, "memory", "bytes/connection", r.Memory)
@@ -212,9 +236,9 @@ func benchGroup() *benchLoad {
 	l := newBenchLoad("group", "A group, some of whose members are on line and some of those send", `Creates a group of --members, connects --online of them, of which --senders send, in a closed loop of
 --window messages each, or all together at --rate messages a second. A message counts as many deliveries
 as members are on line. Start the servers with --set limits.enabled=false, and for a group of more
-than about 5,000 with a --set gateway.max_packet of 12 bytes a member.`, func(cmd *cobra.Command, secret []byte, processes []bench.Process, people bool) (benchResult, error) {
+than about 5,000 with a --set gateway.max_packet of 12 bytes a member.`, func(cmd *cobra.Command, secret []byte, processes []bench.Process, progress *progress) (benchResult, error) {
 		o.Secret, o.Processes = secret, processes
-		o.Progress = connecting(cmd, people)
+		o.Progress = progress.connections
 		r, err := bench.Group(cmd.Context(), o)
 		if err != nil {
 			return benchResult{}, err
@@ -265,8 +289,9 @@ func printRefused(w io.Writer, refused map[string]int64) {
 func benchSync() *benchLoad {
 	var o bench.SyncOptions
 	l := newBenchLoad("sync", "Clients that log in at once and fetch what they have missed", `Stores --unread messages for each of --clients accounts, then logs them in, all at once or --rate a
-second, and has each fetch everything with chat.sync. Start the servers with --set limits.enabled=false.`, func(cmd *cobra.Command, secret []byte, processes []bench.Process, _ bool) (benchResult, error) {
+second, and has each fetch everything with chat.sync. Start the servers with --set limits.enabled=false.`, func(cmd *cobra.Command, secret []byte, processes []bench.Process, progress *progress) (benchResult, error) {
 		o.Secret, o.Processes = secret, processes
+		o.Progress = func(stored, synced int64) { progress.show("%d messages stored, %d clients done", stored, synced) }
 		r, err := bench.Sync(cmd.Context(), o)
 		if err != nil {
 			return benchResult{}, err
@@ -309,7 +334,7 @@ func printTalk(w io.Writer, r *bench.TalkResult) error {
 	if r.DueRate > 0 {
 		loop = fmt.Sprintf("%.0f/s", r.DueRate)
 	}
-	fmt.Fprintf(w, "%d pairs, %s, %d-byte bodies, %.1f s\n", r.Pairs, loop, r.Size, r.Seconds)
+	fmt.Fprintf(w, "%d pairs, %d conversations, %s, %d-byte bodies, %.1f s\n", r.Pairs, r.Conversations, loop, r.Size, r.Seconds)
 	fmt.Fprintf(w, "  messages        %d (%.0f/s)\n", r.Messages, r.Rate)
 	printLatency(w, "send → ack", r.Ack)
 	printLatency(w, "send → deliver", r.Deliver)

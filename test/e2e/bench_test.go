@@ -30,6 +30,12 @@ func TestBenchCommands(t *testing.T) {
 	require.Equal(t, talk.Sent, talk.Acked)
 	require.Positive(t, talk.CPU.Total)
 
+	var many bench.TalkResult
+	run(&many, "talk", "--url", s.WS, "--pairs", "3", "--conversations", "8", "--window", "4", "--warmup", "0s", "--duration", "500ms")
+	require.Equal(t, 9, many.Conversations, "as many for each sender")
+	require.Positive(t, many.Messages)
+	require.Equal(t, many.Sent, many.Acked)
+
 	var connect bench.ConnectResult
 	run(&connect, "connect", "--url", s.WS, "--connections", "50", "--hold", "500ms", "--heartbeat", "200ms")
 	require.Equal(t, 50, connect.Connections)
