@@ -4,7 +4,6 @@ import (
 	"crypto/tls"
 	"errors"
 	"net"
-	"net/netip"
 	"time"
 
 	im "github.com/hermod-im/hermod"
@@ -15,7 +14,7 @@ const goodbyeWait = time.Second
 
 // handshake makes a channel of a fresh connection, or closes it. With the goroutine driver it goes
 // on as the channel's reader.
-func (s *Server) handshake(raw net.Conn, ep *Endpoint) {
+func (s *Server) handshake(raw net.Conn, ep *endpoint) {
 	deadline := time.Now().Add(s.opts.LoginWait)
 	_ = raw.SetDeadline(deadline)
 
@@ -29,11 +28,11 @@ func (s *Server) handshake(raw net.Conn, ep *Endpoint) {
 		s.refuse(raw, conn, RefusedLogin, err)
 		return
 	}
-	s.open(id, raw, conn)
+	s.open(id, raw, conn, ep.host)
 }
 
 // upgrade does what comes before the first frame. conn is nil while no frame can be written.
-func (s *Server) upgrade(raw net.Conn, ep *Endpoint) (conn *Conn, _ Refusal, err error) {
+func (s *Server) upgrade(raw net.Conn, ep *endpoint) (conn *Conn, _ Refusal, err error) {
 	secured := tlsServer(raw, ep.TLS)
 	if t, ok := secured.(*tls.Conn); ok {
 		if err := t.Handshake(); err != nil {
@@ -122,12 +121,11 @@ func goodbye(conn net.Conn) {
 }
 
 // open makes the connection a channel and hands it to a driver.
-func (s *Server) open(id string, raw net.Conn, conn *Conn) {
+func (s *Server) open(id string, raw net.Conn, conn *Conn, h *host) {
 	c := &Channel{
 		id:      id,
-		host:    s.host,
-		codec:   conn.codec,
-		remote:  addrPort(raw.RemoteAddr()),
+		host:    h,
+		remote:  remoteOf(raw),
 		reader:  conn.reader,
 		reading: true, // until the driver takes over, see below
 	}
@@ -168,11 +166,4 @@ func (s *Server) connect(c *Channel) (err error) {
 		}
 	}()
 	return listener.Connect(c)
-}
-
-func addrPort(addr net.Addr) netip.AddrPort {
-	if tcp, ok := addr.(*net.TCPAddr); ok {
-		return tcp.AddrPort()
-	}
-	return netip.AddrPort{}
 }

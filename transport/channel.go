@@ -17,23 +17,24 @@ import (
 // flushTurns is how many writes one channel gets before the others of its flusher have theirs.
 const flushTurns = 4
 
-// socket is what a driver gives a channel to read from, write to and end with. Its methods are
-// called by the channel only, those marked "locked" with Channel.mu held.
+// socket is how a driver writes to and ends the sockets of its channels: a poller those of all its
+// channels, a stream that of one. Its methods are called by the channel only, those marked "locked"
+// with Channel.mu held.
 type socket interface {
 	// wake makes a flusher call Channel.flush soon. Locked.
 	wake(*Channel)
 	// write writes some of p. errAgain: nothing now; the driver calls Channel.ready when it can.
-	write(p []byte) (int, error)
+	write(c *Channel, p []byte) (int, error)
 	// stalled: the last write got errAgain. The driver calls Channel.expired if that lasts for the
 	// write wait. Locked.
 	stalled(*Channel)
 	// closeWrite tells the peer that nothing more comes.
-	closeWrite()
+	closeWrite(*Channel)
 	// expire makes the driver call Channel.expired after d, unless the channel has ended; a later
 	// call replaces an earlier one. Locked.
 	expire(*Channel, time.Duration)
 	// shut makes reads and writes under way fail. Called once. Locked.
-	shut()
+	shut(*Channel)
 	// discards says that the flusher shall read what the peer sends until it closes, because
 	// nobody else does. Locked.
 	discards() bool
@@ -58,26 +59,26 @@ const (
 
 // Channel implements im.Channel and FramePusher. The queue is its heart: Push appends framed bytes
 // under the lock, one flusher takes all that is there and writes it in one go. An idle channel has
-// no buffer, no goroutine and no timer.
+// no buffer, no goroutine and no timer; its fields are in the order that leaves no gaps, for there may
+// be a million.
 type Channel struct {
 	// Static after construction.
-	id     string
-	host   *host
-	codec  Codec
-	remote netip.AddrPort
-	sock   socket
+	id   string
+	host *host
+	sock socket
 
 	// reader belongs to who has set reading. On a polled channel it is nil between frames.
 	reader *frameReader
-
-	state atomic.Uint32 // a state; written with mu held
 
 	mu         sync.Mutex
 	attachment any
 	done       chan struct{} // made on demand
 	pending    *buffer       // framed bytes that no flusher has taken
 	writing    *buffer       // belongs to the flusher
-	queued     int           // bytes in pending and not yet written of writing
+	queued     int32         // bytes in pending and not yet written of writing
+	state      atomic.Uint32 // a state; written with mu held
+	place      place         // static after construction, on a polled channel
+	remote     remote        // static after construction
 	reason     im.Reason
 	reading    bool // somebody reads or delivers
 	flushing   bool // a flusher has the channel, or has been told to
@@ -90,14 +91,38 @@ type Channel struct {
 
 var _ FramePusher = (*Channel)(nil)
 
+// place is where a poller has a channel.
+type place struct {
+	fd        int32
+	slot, gen uint32 // see slot
+}
+
+// remote is a peer's address: a netip.AddrPort without its zone and gaps.
+type remote struct {
+	addr [16]byte
+	port uint16
+}
+
+func remoteOf(conn net.Conn) (r remote) {
+	if tcp, ok := conn.RemoteAddr().(*net.TCPAddr); ok {
+		ap := tcp.AddrPort()
+		r.addr, r.port = ap.Addr().As16(), ap.Port()
+	}
+	return r
+}
+
+func (r remote) tcpAddr() *net.TCPAddr {
+	return net.TCPAddrFromAddrPort(netip.AddrPortFrom(netip.AddrFrom16(r.addr).Unmap(), r.port))
+}
+
 // ID returns the id that the Acceptor gave.
 func (c *Channel) ID() string { return c.id }
 
 // RemoteAddr is the peer's address.
-func (c *Channel) RemoteAddr() net.Addr { return net.TCPAddrFromAddrPort(c.remote) }
+func (c *Channel) RemoteAddr() net.Addr { return c.remote.tcpAddr() }
 
 // Protocol is how the channel frames.
-func (c *Channel) Protocol() Codec { return c.codec }
+func (c *Channel) Protocol() Codec { return c.host.codec }
 
 // Attachment returns what SetAttachment stored.
 func (c *Channel) Attachment() any {
@@ -117,7 +142,7 @@ func (c *Channel) SetAttachment(v any) {
 func (c *Channel) QueuedBytes() int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.queued
+	return int(c.queued)
 }
 
 // Done is closed after the socket is and the StateListener has heard of it.
@@ -172,7 +197,7 @@ func (c *Channel) admit() error {
 	if c.load() != stateOpen {
 		return im.ErrChannelClosed
 	}
-	if c.queued > c.host.queueBytes {
+	if int(c.queued) > c.host.queueBytes {
 		c.host.metrics.QueueFull.Add(1)
 		c.close(im.ReasonSlowConsumer)
 		return im.ErrQueueFull
@@ -184,7 +209,7 @@ func (c *Channel) admit() error {
 func (c *Channel) enqueue(op im.OpCode, payload []byte) {
 	c.room(len(payload) + MaxHeader)
 	before := len(c.pending.data)
-	c.pending.data = c.codec.AppendFrame(c.pending.data, op, payload)
+	c.pending.data = c.host.codec.AppendFrame(c.pending.data, op, payload)
 	c.appended(len(c.pending.data) - before)
 }
 
@@ -198,7 +223,7 @@ func (c *Channel) room(n int) {
 
 func (c *Channel) appended(n int) {
 	c.pending.frames++
-	c.queued += n
+	c.queued += int32(n)
 	c.schedule()
 }
 
@@ -247,11 +272,11 @@ func (c *Channel) flushOnce() {
 	b := c.writing
 	c.writable = false
 	c.mu.Unlock()
-	n, err := c.sock.write(b.unread())
+	n, err := c.sock.write(c, b.unread())
 	c.mu.Lock()
 
 	b.off += n
-	c.queued -= n
+	c.queued -= int32(n)
 	c.host.metrics.BytesOut.Add(uint64(n))
 	switch {
 	case b.off == len(b.data):
@@ -287,7 +312,7 @@ func (c *Channel) linger() {
 	c.setState(stateLingering)
 	c.sock.expire(c, min(lingerWait, c.host.writeWait))
 	c.mu.Unlock()
-	c.sock.closeWrite()
+	c.sock.closeWrite(c)
 	c.mu.Lock()
 	if c.reading || !c.sock.discards() || c.load() == stateDead {
 		return
@@ -389,7 +414,7 @@ func (c *Channel) kill(reason im.Reason) {
 		c.reason = reason
 	}
 	c.setState(stateDead)
-	c.sock.shut()
+	c.sock.shut(c)
 }
 
 // unlock releases mu, and with it the socket if the channel is dead and nobody uses it any more.

@@ -29,7 +29,8 @@ type ClientOptions struct {
 	WriteWait time.Duration
 	// MaxPacket is the largest message accepted, in bytes. Defaults to im.DefaultMaxPacket.
 	MaxPacket int
-	// QueueBytes bounds what may wait to be written. Defaults to im.DefaultQueueBytes.
+	// QueueBytes bounds what may wait to be written. Defaults to im.DefaultQueueBytes; more
+	// than MaxQueueBytes is as much as that.
 	QueueBytes int
 	// TLS is for the transport's own Dialer. May be nil.
 	TLS *tls.Config
@@ -43,6 +44,7 @@ func (o ClientOptions) withDefaults() ClientOptions {
 	setDefault(&o.WriteWait, im.DefaultWriteWait)
 	setDefault(&o.MaxPacket, im.DefaultMaxPacket)
 	setDefault(&o.QueueBytes, im.DefaultQueueBytes)
+	o.QueueBytes = min(o.QueueBytes, MaxQueueBytes)
 	if o.Metrics == nil {
 		o.Metrics = new(Metrics)
 	}
@@ -114,9 +116,9 @@ func (c *Client) Connect(address string) error {
 	}
 	pool := new(buffers)
 	ch := &Channel{
-		id:    c.id,
-		codec: c.codec,
+		id: c.id,
 		host: &host{
+			codec:      c.codec,
 			readWait:   c.opts.ReadWait,
 			writeWait:  c.opts.WriteWait,
 			maxPacket:  c.opts.MaxPacket,
@@ -126,7 +128,7 @@ func (c *Client) Connect(address string) error {
 			silent:     true,
 			ended:      c.ended,
 		},
-		remote: addrPort(conn.RemoteAddr()),
+		remote: remoteOf(conn),
 	}
 	stream := newStream(ch, conn)
 	ch.sock = stream

@@ -52,7 +52,7 @@ func (ps *pollers) start(h *host, n int) error {
 	return nil
 }
 
-// adopt takes the socket out of a plain TCP connection, which is closed, and gives c a pollSocket.
+// adopt takes the socket out of a plain TCP connection, which is closed, and gives c its place.
 // Writes work from now on; reads begin with begin.
 func (ps *pollers) adopt(c *Channel, conn net.Conn) (bool, error) {
 	tcp, ok := conn.(*net.TCPConn)
@@ -93,9 +93,9 @@ func duplicate(conn *net.TCPConn) (fd int, err error) {
 // begin delivers what was read during the handshake, then starts to read. The caller has set
 // reading until here.
 func (ps *pollers) begin(c *Channel) {
-	s := c.sock.(*pollSocket)
+	p := c.sock.(*poller)
 	c.reader.src = drained{}
-	s.p.deliver(c, c.reader)
+	p.deliver(c, c.reader)
 
 	c.mu.Lock()
 	defer c.unlock()
@@ -104,7 +104,7 @@ func (ps *pollers) begin(c *Channel) {
 		return
 	}
 	// The change makes the kernel report what is there already.
-	if err := s.p.control(unix.EPOLL_CTL_MOD, s, allEvents); err != nil {
+	if err := p.control(unix.EPOLL_CTL_MOD, c.place, allEvents); err != nil {
 		c.host.logf("transport: poller: %v", err)
 		c.kill(im.ReasonInternal)
 	}
@@ -197,38 +197,39 @@ func (p *poller) now() uint32 { return uint32(time.Since(p.began).Milliseconds()
 
 // add registers the socket for writing.
 func (p *poller) add(c *Channel, fd int) error {
-	s := &pollSocket{p: p, fd: int32(fd)}
+	at := place{fd: int32(fd)}
 	p.mu.Lock()
 	if n := len(p.free); n > 0 {
-		s.slot, p.free = p.free[n-1], p.free[:n-1]
+		at.slot, p.free = p.free[n-1], p.free[:n-1]
 	} else {
-		s.slot, p.slots = uint32(len(p.slots)), append(p.slots, slot{})
+		at.slot, p.slots = uint32(len(p.slots)), append(p.slots, slot{})
 	}
-	sl := &p.slots[s.slot]
-	s.gen = sl.gen
-	c.sock = s
+	sl := &p.slots[at.slot]
+	at.gen = sl.gen
+	c.sock, c.place = p, at
 	sl.c, sl.last = c, p.now()
 	p.mu.Unlock()
 
-	if err := p.control(unix.EPOLL_CTL_ADD, s, writeEvents); err != nil {
-		p.remove(s)
+	if err := p.control(unix.EPOLL_CTL_ADD, at, writeEvents); err != nil {
+		p.mu.Lock()
+		p.vacate(at)
+		p.mu.Unlock()
 		return err
 	}
 	return nil
 }
 
-func (p *poller) remove(s *pollSocket) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	sl := &p.slots[s.slot]
+// vacate frees a slot. p.mu is held.
+func (p *poller) vacate(at place) {
+	sl := &p.slots[at.slot]
 	sl.c = nil
 	sl.gen++
-	p.free = append(p.free, s.slot)
+	p.free = append(p.free, at.slot)
 }
 
-func (p *poller) control(op int, s *pollSocket, events uint32) error {
-	ev := unix.EpollEvent{Events: events, Fd: int32(s.slot), Pad: int32(s.gen)}
-	return os.NewSyscallError("epoll_ctl", unix.EpollCtl(p.epfd, op, int(s.fd), &ev))
+func (p *poller) control(op int, at place, events uint32) error {
+	ev := unix.EpollEvent{Events: events, Fd: int32(at.slot), Pad: int32(at.gen)}
+	return os.NewSyscallError("epoll_ctl", unix.EpollCtl(p.epfd, op, int(at.fd), &ev))
 }
 
 // event is what happened to a channel.
@@ -304,11 +305,11 @@ func (p *poller) serve(e event) {
 		return
 	}
 	defer c.endRead()
-	p.src = pollSource{fd: int(c.sock.(*pollSocket).fd), host: p.host, hungUp: e.flags&hungUp != 0}
+	p.src = pollSource{fd: int(c.place.fd), host: p.host, hungUp: e.flags&hungUp != 0}
 	r := c.reader
 	if r == nil {
 		r = &p.scratch
-		r.codec = c.codec
+		r.codec = c.host.codec
 	}
 	r.src = &p.src
 	if p.deliver(c, r) {
@@ -475,19 +476,13 @@ func (l *readyList) take(old []*Channel) []*Channel {
 	return list
 }
 
-// pollSocket is the socket of a polled channel.
-type pollSocket struct {
-	p    *poller
-	fd   int32
-	slot uint32
-	gen  uint32
-}
+// The poller is the socket of all its channels.
 
-func (s *pollSocket) wake(c *Channel) { s.p.ready.add(c) }
+func (p *poller) wake(c *Channel) { p.ready.add(c) }
 
-func (s *pollSocket) write(b []byte) (int, error) {
+func (p *poller) write(c *Channel, b []byte) (int, error) {
 	for {
-		n, err := unix.Write(int(s.fd), b)
+		n, err := unix.Write(int(c.place.fd), b)
 		switch err {
 		case nil:
 			return n, nil
@@ -500,33 +495,33 @@ func (s *pollSocket) write(b []byte) (int, error) {
 	}
 }
 
-func (s *pollSocket) stalled(c *Channel) {
+func (p *poller) stalled(c *Channel) {
 	if c.load() == stateOpen { // otherwise the clock of the close is running
-		s.expire(c, s.p.host.writeWait)
+		p.expire(c, p.host.writeWait)
 	}
 }
 
-func (s *pollSocket) expire(c *Channel, d time.Duration) {
-	s.p.mu.Lock()
-	defer s.p.mu.Unlock()
-	s.p.clocks[c] = s.p.now() + uint32(d.Milliseconds())
+func (p *poller) expire(c *Channel, d time.Duration) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.clocks[c] = p.now() + uint32(d.Milliseconds())
 }
 
-func (s *pollSocket) closeWrite() { _ = unix.Shutdown(int(s.fd), unix.SHUT_WR) }
+func (p *poller) closeWrite(c *Channel) { _ = unix.Shutdown(int(c.place.fd), unix.SHUT_WR) }
 
 // shut has nothing to do: no read or write blocks.
-func (s *pollSocket) shut() {}
+func (p *poller) shut(*Channel) {}
 
-func (s *pollSocket) discards() bool { return false }
+func (p *poller) discards() bool { return false }
 
 // release forgets the channel before its descriptor can be reused.
-func (s *pollSocket) release(c *Channel) {
-	s.p.mu.Lock()
-	delete(s.p.clocks, c)
-	s.p.mu.Unlock()
-	s.p.remove(s)
-	_ = s.p.control(unix.EPOLL_CTL_DEL, s, 0)
-	_ = unix.Close(int(s.fd))
+func (p *poller) release(c *Channel) {
+	p.mu.Lock()
+	delete(p.clocks, c)
+	p.vacate(c.place)
+	p.mu.Unlock()
+	_ = p.control(unix.EPOLL_CTL_DEL, c.place, 0)
+	_ = unix.Close(int(c.place.fd))
 }
 
 // pollSource reads a socket until it has nothing more.

@@ -16,8 +16,8 @@ import (
 type Server struct {
 	// Static after Start.
 	opts      Options
-	endpoints []Endpoint
-	host      *host
+	endpoints []endpoint
+	host      *host // without a codec; each endpoint has its own
 	acceptor  im.Acceptor
 	states    im.StateListener // may be nil
 	channels  im.ChannelMap
@@ -36,17 +36,25 @@ type Server struct {
 
 var _ im.Server = (*Server)(nil)
 
+// endpoint is an Endpoint and what its channels share.
+type endpoint struct {
+	Endpoint
+	host *host // static after begin
+}
+
 // NewServer returns a server for the endpoints. SetAcceptor and SetMessageListener are called
 // before Start; SetStateListener, SetReadWait and SetChannelMap may be.
 func NewServer(opts Options, endpoints ...Endpoint) *Server {
 	opts = opts.withDefaults()
 	s := &Server{
-		opts:      opts,
-		endpoints: endpoints,
-		channels:  NewChannelMap(),
-		pending:   make(map[net.Conn]struct{}),
-		quit:      make(chan struct{}),
-		stopped:   make(chan struct{}),
+		opts:     opts,
+		channels: NewChannelMap(),
+		pending:  make(map[net.Conn]struct{}),
+		quit:     make(chan struct{}),
+		stopped:  make(chan struct{}),
+	}
+	for _, ep := range endpoints {
+		s.endpoints = append(s.endpoints, endpoint{Endpoint: ep})
 	}
 	s.host = &host{
 		readWait:   opts.ReadWait,
@@ -171,6 +179,11 @@ func (s *Server) begin() ([]net.Listener, error) {
 			s.host.logf("transport: %v; every connection gets a goroutine", err)
 		}
 	}
+	for i := range s.endpoints {
+		h := *s.host
+		h.codec = s.endpoints[i].Protocol
+		s.endpoints[i].host = &h
+	}
 	s.started = true
 	s.running.Add(len(s.listeners))
 	return s.listeners, nil
@@ -271,7 +284,7 @@ func (s *Server) disconnect(id string) {
 }
 
 // acceptLoop accepts until the listener is closed.
-func (s *Server) acceptLoop(ln net.Listener, ep *Endpoint) error {
+func (s *Server) acceptLoop(ln net.Listener, ep *endpoint) error {
 	defer s.running.Done()
 	var pause time.Duration
 	for {
@@ -313,7 +326,7 @@ func (s *Server) sleep(d time.Duration) bool {
 }
 
 // admit starts the handshake of a connection, or closes it.
-func (s *Server) admit(conn net.Conn, ep *Endpoint) {
+func (s *Server) admit(conn net.Conn, ep *endpoint) {
 	m := s.host.metrics
 	s.mu.Lock()
 	refusal := Refusal(numRefusals)

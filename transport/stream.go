@@ -42,7 +42,7 @@ func (s *stream) Read(p []byte) (int, error) {
 
 func (s *stream) wake(*Channel) { go s.run() }
 
-func (s *stream) write(p []byte) (int, error) {
+func (s *stream) write(_ *Channel, p []byte) (int, error) {
 	if err := s.conn.SetWriteDeadline(time.Now().Add(s.host.writeWait)); err != nil {
 		return 0, err
 	}
@@ -51,7 +51,7 @@ func (s *stream) write(p []byte) (int, error) {
 
 func (s *stream) stalled(*Channel) {} // writes block
 
-func (s *stream) closeWrite() { _ = closeWrite(s.conn) }
+func (s *stream) closeWrite(*Channel) { _ = closeWrite(s.conn) }
 
 func (s *stream) expire(c *Channel, d time.Duration) {
 	if s.timer != nil {
@@ -62,7 +62,7 @@ func (s *stream) expire(c *Channel, d time.Duration) {
 
 // shut closes the connection below TLS: a close of TLS would wait to say goodbye to a peer that
 // takes nothing. closeWrite has said it where there was time.
-func (s *stream) shut() {
+func (s *stream) shut(*Channel) {
 	if s.timer != nil {
 		s.timer.Stop()
 	}

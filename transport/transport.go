@@ -30,6 +30,8 @@ import (
 const (
 	// DefaultMaxHandshakes bounds the connections that are not accepted yet.
 	DefaultMaxHandshakes = 10_000
+	// MaxQueueBytes is the most that QueueBytes may be: channels count what waits in 32 bits.
+	MaxQueueBytes = 1 << 30
 	// MaxRequest is the largest HTTP upgrade request, in bytes.
 	MaxRequest = 8 << 10
 
@@ -72,7 +74,8 @@ type Options struct {
 	// MaxPacket is the largest message accepted, in bytes. Defaults to im.DefaultMaxPacket.
 	MaxPacket int
 	// QueueBytes bounds what may wait to be written to one channel: above it nothing more is queued,
-	// so the most that ever waits is this and one packet. Defaults to im.DefaultQueueBytes.
+	// so the most that ever waits is this and one packet. Defaults to im.DefaultQueueBytes; more than
+	// MaxQueueBytes is as much as that.
 	QueueBytes int
 	// MaxHandshakes bounds the connections that are not accepted yet; more are closed at once.
 	// Defaults to DefaultMaxHandshakes.
@@ -93,6 +96,7 @@ func (o Options) withDefaults() Options {
 	setDefault(&o.WriteWait, im.DefaultWriteWait)
 	setDefault(&o.MaxPacket, im.DefaultMaxPacket)
 	setDefault(&o.QueueBytes, im.DefaultQueueBytes)
+	o.QueueBytes = min(o.QueueBytes, MaxQueueBytes)
 	setDefault(&o.MaxHandshakes, DefaultMaxHandshakes)
 	setDefault(&o.Pollers, runtime.GOMAXPROCS(0))
 	if o.Metrics == nil {
@@ -110,8 +114,9 @@ func setDefault[T int | time.Duration](v *T, def T) {
 	}
 }
 
-// host is what all channels of one server or client share. Static after construction.
+// host is what all channels of one endpoint or client share. Static after construction.
 type host struct {
+	codec      Codec
 	readWait   time.Duration // ≤ 0: no limit
 	writeWait  time.Duration
 	maxPacket  int
