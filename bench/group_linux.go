@@ -107,7 +107,7 @@ func (r *groupRun) run(ctx context.Context) (*GroupResult, error) {
 	if err := r.prepare(ctx); err != nil {
 		return nil, err
 	}
-	sending, stop := context.WithTimeout(ctx, r.o.Warmup+r.o.Duration)
+	sending, stop := context.WithCancel(ctx)
 	defer stop()
 	var senders, readers sync.WaitGroup
 	for _, s := range r.senders {
@@ -127,15 +127,16 @@ func (r *groupRun) run(ctx context.Context) (*GroupResult, error) {
 
 // prepare creates the group and connects its members.
 func (r *groupRun) prepare(ctx context.Context) error {
-	for i := range r.o.Senders {
-		u, err := login(r.o.URLs[i%len(r.o.URLs)], r.o.App, r.account(i), r.o.Secret)
-		if err != nil {
+	if err := r.addSender(0); err != nil {
+		return err
+	}
+	if err := r.createGroup(); err != nil { // before the others log in: it is told to those on line, at length
+		return err
+	}
+	for i := 1; i < r.o.Senders; i++ {
+		if err := r.addSender(i); err != nil {
 			return err
 		}
-		r.senders = append(r.senders, &groupSender{run: r, index: i, user: u, loop: newLoop(r.o.Rate, r.o.Window, i, r.o.Senders), refused: map[string]int64{}})
-	}
-	if err := r.createGroup(); err != nil {
-		return err
 	}
 	each(ctx, r.o.Online, 32, 0, func(i int, _ time.Time) bool {
 		r.check(r.connect(i))
@@ -150,6 +151,15 @@ func (r *groupRun) prepare(ctx context.Context) error {
 	default:
 		return ctx.Err()
 	}
+}
+
+func (r *groupRun) addSender(i int) error {
+	u, err := login(r.o.URLs[i%len(r.o.URLs)], r.o.App, r.account(i), r.o.Secret)
+	if err != nil {
+		return err
+	}
+	r.senders = append(r.senders, &groupSender{run: r, index: i, user: u, loop: newLoop(r.o.Rate, r.o.Window, i, r.o.Senders), refused: map[string]int64{}})
+	return nil
 }
 
 func (r *groupRun) createGroup() error {
@@ -246,9 +256,6 @@ func (r *groupRun) wait(ctx context.Context, d time.Duration) error {
 	case err := <-r.failed:
 		return err
 	case <-ctx.Done():
-		if errors.Is(ctx.Err(), context.DeadlineExceeded) {
-			return nil
-		}
 		return ctx.Err()
 	}
 }

@@ -81,6 +81,9 @@ func (p *pair) send(ctx context.Context) error {
 		if err := p.from.request(wire.CmdUserTalk, receivers[(n-1)%len(receivers)], uint32(n), body); err != nil {
 			return fmt.Errorf("send: %w", err)
 		}
+		if n == len(receivers) {
+			p.run.warm <- struct{}{}
+		}
 	}
 }
 

@@ -4,7 +4,6 @@ package bench
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -34,7 +33,8 @@ type TalkOptions struct {
 	Duration time.Duration
 	// Until, when it is closed, ends the run as if Duration were over. May be nil.
 	Until <-chan struct{}
-	// Warmup is how long the load runs before anything is measured.
+	// Warmup is how long the load runs before anything is measured, at least: every conversation has
+	// begun, too, for that costs more than what follows.
 	Warmup    time.Duration
 	Processes []Process
 	// Progress is told how many pairs are logged in, and then every second how many messages have
@@ -92,7 +92,9 @@ type talkRun struct {
 	deliver   *recorder
 	measuring atomic.Bool
 	delivered atomic.Int64
-	failed    chan error // capacity 1: the first
+	// warm has capacity for every pair: each has sent to all of its receivers.
+	warm   chan struct{}
+	failed chan error // capacity 1: the first
 }
 
 func (o TalkOptions) withDefaults() (TalkOptions, error) {
@@ -122,7 +124,7 @@ func Talk(ctx context.Context, o TalkOptions) (*TalkResult, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &talkRun{o: o, id: runID(), ack: &recorder{}, deliver: &recorder{}, failed: make(chan error, 1)}
+	r := &talkRun{o: o, id: runID(), ack: &recorder{}, deliver: &recorder{}, warm: make(chan struct{}, o.Pairs), failed: make(chan error, 1)}
 	defer r.close()
 	if err := r.connect(ctx); err != nil {
 		return nil, err
@@ -183,7 +185,7 @@ func firstOf(errs []error) error {
 }
 
 func (r *talkRun) run(ctx context.Context) (*TalkResult, error) {
-	sending, stop := context.WithTimeout(ctx, r.o.Warmup+r.o.Duration)
+	sending, stop := context.WithCancel(ctx)
 	defer stop()
 	var senders, readers sync.WaitGroup
 	for _, p := range r.pairs {
@@ -221,7 +223,7 @@ func (r *talkRun) check(err error) {
 
 // measure waits for the warm-up, and measures until ctx ends.
 func (r *talkRun) measure(ctx context.Context) (*TalkResult, error) {
-	if err := r.wait(ctx, r.o.Warmup); err != nil {
+	if err := r.warmUp(ctx); err != nil {
 		return nil, err
 	}
 	before, err := read(r.o.Processes)
@@ -252,6 +254,24 @@ func (r *talkRun) measure(ctx context.Context) (*TalkResult, error) {
 	return res, nil
 }
 
+func (r *talkRun) warmUp(ctx context.Context) error {
+	if err := r.wait(ctx, r.o.Warmup); err != nil {
+		return err
+	}
+	for range r.pairs {
+		select {
+		case <-r.warm:
+		case <-r.o.Until:
+			return nil
+		case err := <-r.failed:
+			return err
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	return nil
+}
+
 func (r *talkRun) wait(ctx context.Context, d time.Duration) error {
 	second := time.NewTicker(time.Second)
 	defer second.Stop()
@@ -266,9 +286,6 @@ func (r *talkRun) wait(ctx context.Context, d time.Duration) error {
 		case err := <-r.failed:
 			return err
 		case <-ctx.Done():
-			if errors.Is(ctx.Err(), context.DeadlineExceeded) {
-				return nil
-			}
 			return ctx.Err()
 		}
 	}
