@@ -55,8 +55,8 @@ type Client struct {
 	// readers are those of all connections.
 	readers sync.WaitGroup
 
-	// adding serialises Send. Locked before mu.
-	adding sync.Mutex
+	// adding holds one entry while Send adds to the Outbox, or Run loads it.
+	adding chan struct{}
 
 	// Guarded by mu.
 	mu     sync.Mutex
@@ -106,6 +106,7 @@ func New(o Options) (*Client, error) {
 		dial:        newConn,
 		deliverWake: make(chan struct{}, 1),
 		syncWake:    make(chan struct{}, 1),
+		adding:      make(chan struct{}, 1),
 		counter:     &runCounter{instance: rand.Text()},
 		page:        page,
 		changed:     make(chan struct{}),
@@ -223,15 +224,7 @@ func (c *Client) load(ctx context.Context) error {
 	c.mu.Lock()
 	c.inbox.Restore(cursors)
 	c.mu.Unlock()
-	if c.opts.Outbox == nil {
-		return nil
-	}
-	list, err := c.opts.Outbox.Load(ctx)
-	if err != nil {
-		return fmt.Errorf("load outbox: %w", err)
-	}
-	c.restore(list)
-	return nil
+	return c.loadOutbox(ctx)
 }
 
 // end fails every call, now and later.

@@ -34,6 +34,14 @@ type user struct {
 // start runs a client against the fake until the test ends.
 func start(t *testing.T, f *fake, account string, change ...func(*Options)) *user {
 	t.Helper()
+	u := newUser(t, f, account, change...)
+	u.run()
+	return u
+}
+
+// newUser is a client that does not run yet.
+func newUser(t *testing.T, f *fake, account string, change ...func(*Options)) *user {
+	t.Helper()
 	u := &user{t: t, done: make(chan error, 1)}
 	o := Options{
 		URL: "ws://fake", Token: StaticToken(account),
@@ -50,13 +58,17 @@ func start(t *testing.T, f *fake, account string, change ...func(*Options)) *use
 	}
 	c.dial = f.dial
 	u.Client = c
-	ctx, cancel := context.WithCancel(t.Context())
-	go func() { u.done <- c.Run(ctx) }()
-	t.Cleanup(func() {
+	return u
+}
+
+// run runs the client until the test ends.
+func (u *user) run() {
+	ctx, cancel := context.WithCancel(u.t.Context())
+	go func() { u.done <- u.Run(ctx) }()
+	u.t.Cleanup(func() {
 		cancel()
 		u.done <- <-u.done
 	})
-	return u
 }
 
 func (u *user) note(f func()) {

@@ -37,8 +37,8 @@ type Outcome struct {
 // does a message whose ClientID the server knows: it is stored once. An outbox belongs to one
 // account on one device.
 type Outbox interface {
-	// Load returns what was added and not removed, in the order of adding; Run calls it once, first,
-	// and ends with its error.
+	// Load returns what was added and not removed, in the order of adding; Run calls it once, first, not
+	// at the same time as Add, and ends with its error.
 	Load(ctx context.Context) ([]Outgoing, error)
 	// Add keeps a message. Send calls it, one at a time, and fails with its error.
 	Add(ctx context.Context, m Outgoing) error
@@ -150,7 +150,7 @@ func (c *Client) TalkGroup(ctx context.Context, group string, d Draft) (Sent, er
 // a random one. OnOutcome hears what became of it, once, however long that takes. With
 // Options.Outbox it survives a restart of the application. A draft whose ClientID is on its way to
 // the same account already is that message. The errors are ErrClosed, ErrQueueFull, ErrTooLarge and
-// those of the Outbox: then the message is not queued.
+// those of ctx and the Outbox: then the message is not queued.
 func (c *Client) Send(ctx context.Context, account string, d Draft) (clientID string, err error) {
 	return c.queue(ctx, Outgoing{Account: account, Draft: d})
 }
@@ -191,8 +191,10 @@ func (c *Client) queue(ctx context.Context, out Outgoing) (string, error) {
 		return "", err
 	}
 	m.told = true
-	c.adding.Lock() // so that the order of the Outbox is that of sending
-	defer c.adding.Unlock()
+	if err := c.beginAdding(ctx); err != nil { // one at a time, so that the order of the Outbox is that of sending
+		return "", err
+	}
+	defer c.endAdding()
 	c.mu.Lock()
 	err = c.mayQueue(m)
 	twice := c.outbox.told[keyOf(m.Outgoing)] != nil
@@ -290,6 +292,36 @@ func (c *Client) startLane(d dest, l *lane) {
 		l.running = true
 		c.outbox.running.Go(func() { c.runLane(run, d, l) })
 	}
+}
+
+// beginAdding waits until no message is between the Outbox and its lane, and keeps others from it.
+func (c *Client) beginAdding(ctx context.Context) error {
+	select {
+	case c.adding <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (c *Client) endAdding() { <-c.adding }
+
+// loadOutbox queues what earlier runs have left. A message that a Send has added and not queued yet
+// would be queued twice.
+func (c *Client) loadOutbox(ctx context.Context) error {
+	if c.opts.Outbox == nil {
+		return nil
+	}
+	if c.beginAdding(ctx) != nil {
+		return nil // closed: nothing is sent
+	}
+	defer c.endAdding()
+	list, err := c.opts.Outbox.Load(ctx)
+	if err != nil {
+		return fmt.Errorf("load outbox: %w", err)
+	}
+	c.restore(list)
+	return nil
 }
 
 // restore puts what the Outbox has before what was queued since.

@@ -301,6 +301,43 @@ func TestSendTwice(t *testing.T) {
 	})
 }
 
+// slowOutbox keeps a message before its Add returns.
+type slowOutbox struct {
+	MemoryOutbox
+	kept, goOn chan struct{}
+}
+
+func (o *slowOutbox) Add(ctx context.Context, m Outgoing) error {
+	err := o.MemoryOutbox.Add(ctx, m)
+	close(o.kept)
+	<-o.goOn
+	return err
+}
+
+// A message is sent while Run begins. Run loaded it from the outbox, and Send queued it beside that
+// after its Add: it had two outcomes.
+func TestSendWhileRunBegins(t *testing.T) {
+	bubble(t, func(t *testing.T, f *fake) {
+		var o outcomes
+		outbox := &slowOutbox{kept: make(chan struct{}), goOn: make(chan struct{})}
+		alice := newUser(t, f, "alice", o.into, func(o *Options) { o.Outbox = outbox })
+		go alice.Send(t.Context(), "bob", Text("one")) //nolint:errcheck // its outcome is told
+		<-outbox.kept
+		alice.run()
+		synctest.Wait()
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if _, err := alice.Send(ctx, "bob", Text("two")); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("behind a slow Add: %v", err)
+		}
+		close(outbox.goOn)
+		equal(t, "told", o.told(), []string{"one: 1"})
+		if alice.calls.bytes != 0 || len(alice.outbox.told) != 0 {
+			t.Errorf("left: %d bytes, %+v", alice.calls.bytes, alice.outbox.told)
+		}
+	})
+}
+
 type brokenOutbox struct {
 	MemoryOutbox
 	broken error
