@@ -68,10 +68,11 @@ func TestAckOfAnOldClientHidesNoLostPush(t *testing.T) {
 	var forgetting atomic.Bool
 	asked := make(chan struct{}, 1)
 	signIn := forgetfulCluster(t, 1, func() bool {
-		if forgetting.Load() {
-			asked <- struct{}{}
+		if !forgetting.Load() {
+			return false
 		}
-		return forgetting.Load()
+		asked <- struct{}{}
+		return true
 	})
 	login := func(account string) *oldclient.Client {
 		k, err := signIn(account)
