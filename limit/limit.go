@@ -13,34 +13,33 @@ type Rate struct {
 	Burst     int
 }
 
-// Bucket is a token bucket, full at first. Not safe for concurrent use. The zero value is empty.
+// Bucket is a token bucket in 8 bytes. Not safe for concurrent use. The zero value is full.
 type Bucket struct {
-	tokens float64
-	filled time.Time
+	full int64 // when it will be full, in Unix nanoseconds: a token less is an interval later
 }
 
-// Take takes a token at the time now and returns 0, or how long it takes until there is one.
+// Take takes a token at the time now and returns 0, or how long it takes until there is one. A clock
+// that steps back empties the bucket at most.
 func (b *Bucket) Take(r Rate, now time.Time) (wait time.Duration) {
 	if r.PerSecond <= 0 {
 		return 0
 	}
-	b.fill(r, now)
-	if b.tokens < 1 {
-		return max(1, time.Duration((1-b.tokens)/r.PerSecond*float64(time.Second)))
+	interval := max(1, int64(min(1e9/r.PerSecond, longest)))
+	at := now.UnixNano()
+	empty := at + int64(min(float64(r.Burst)*float64(interval), longest)) // when an empty one will be full
+	full := min(max(b.full, at), empty)
+	if b.full = full; full+interval > empty {
+		return time.Duration(full + interval - empty)
 	}
-	b.tokens--
+	b.full = full + interval
 	return 0
 }
 
-// fill adds what has come since the last time. A clock that steps back adds nothing.
-func (b *Bucket) fill(r Rate, now time.Time) {
-	if b.filled.IsZero() {
-		b.tokens = float64(r.Burst)
-	} else if d := now.Sub(b.filled); d > 0 {
-		b.tokens = min(float64(r.Burst), b.tokens+d.Seconds()*r.PerSecond)
-	}
-	b.filled = now
-}
+// longest bounds the time in which a bucket fills, in nanoseconds: 36 years.
+const longest = 1 << 60
+
+// isFull reports whether a new bucket would be the same.
+func (b *Bucket) isFull(now time.Time) bool { return b.full <= now.UnixNano() }
 
 // Keyed is a bucket per key, all of one rate. Safe for concurrent use.
 type Keyed[K comparable] struct {
@@ -55,8 +54,8 @@ const shards = 256
 
 type shard[K comparable] struct {
 	mu      sync.Mutex
-	buckets map[K]*Bucket // guarded by mu
-	sweepAt int           // number of buckets at which full ones are forgotten; guarded by mu
+	buckets map[K]Bucket // guarded by mu
+	sweepAt int          // number of buckets at which full ones are forgotten; guarded by mu
 }
 
 // minSweep is the number of buckets of a shard below which nothing is forgotten.
@@ -66,7 +65,7 @@ const minSweep = 16
 func NewKeyed[K comparable](r Rate) *Keyed[K] {
 	k := &Keyed[K]{rate: r, seed: maphash.MakeSeed()}
 	for i := range k.shards {
-		k.shards[i].buckets, k.shards[i].sweepAt = map[K]*Bucket{}, minSweep
+		k.shards[i].buckets, k.shards[i].sweepAt = map[K]Bucket{}, minSweep
 	}
 	return k
 }
@@ -79,21 +78,19 @@ func (k *Keyed[K]) Take(key K, now time.Time) (wait time.Duration) {
 	s := &k.shards[maphash.Comparable(k.seed, key)%shards]
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	b := s.buckets[key]
-	if b == nil {
-		if len(s.buckets) >= s.sweepAt {
-			s.sweep(k.rate, now)
-		}
-		b = new(Bucket)
-		s.buckets[key] = b
+	b, ok := s.buckets[key]
+	if !ok && len(s.buckets) >= s.sweepAt {
+		s.sweep(now)
 	}
-	return b.Take(k.rate, now)
+	wait = b.Take(k.rate, now)
+	s.buckets[key] = b
+	return wait
 }
 
 // sweep forgets the buckets that are full again: a new one would be the same.
-func (s *shard[K]) sweep(r Rate, now time.Time) {
+func (s *shard[K]) sweep(now time.Time) {
 	for key, b := range s.buckets {
-		if b.fill(r, now); b.tokens >= float64(r.Burst) {
+		if b.isFull(now) {
 			delete(s.buckets, key)
 		}
 	}

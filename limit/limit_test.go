@@ -21,7 +21,8 @@ func TestBucket(t *testing.T) {
 	require.Equal(t, 100*time.Millisecond, b.Take(r, start), "the burst is used up")
 	require.Equal(t, 50*time.Millisecond, b.Take(r, start.Add(50*time.Millisecond)), "half a token")
 	require.Zero(t, b.Take(r, start.Add(100*time.Millisecond)))
-	require.Positive(t, b.Take(r, start.Add(-time.Hour)), "a clock that steps back adds nothing")
+	require.Equal(t, 100*time.Millisecond, b.Take(r, start.Add(-time.Hour)), "a clock that steps back adds nothing")
+	require.Zero(t, b.Take(r, start.Add(-time.Hour+100*time.Millisecond)), "and holds nobody up for long")
 	for range 3 {
 		require.Zero(t, b.Take(r, start.Add(time.Hour)), "never more than the burst")
 	}
