@@ -45,7 +45,6 @@ func NewGateway(c config.Config, env *Env) (*Gateway, error) {
 		Metrics:    metrics,
 		Logf:       log.Errorf,
 	}, endpoints...)
-	server.SetChannelMap(channels)
 	if err := server.Listen(); err != nil {
 		return nil, fmt.Errorf("gateway: %w", err)
 	}

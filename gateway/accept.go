@@ -26,10 +26,9 @@ type signIn struct {
 	sequence uint32
 	req      *pb.LoginReq
 	deadline time.Time
+	answer   chan *wire.LogicPkt // of a logic node; nil: the link broke, ask another one. Capacity 1
+	held     [][]byte            // pushes that came before it; guarded by the session's mu
 }
-
-// result is a logic node's answer to a login; nil packet: the link broke, ask another node.
-type result struct{ pkt *wire.LogicPkt }
 
 // Accept implements im.Acceptor.
 func (g *Gateway) Accept(conn im.Conn, wait time.Duration) (string, error) {
@@ -49,9 +48,10 @@ func (g *Gateway) Accept(conn im.Conn, wait time.Duration) (string, error) {
 	if err := conn.SetReadDeadline(time.Time{}); err != nil {
 		return "", err
 	}
-	g.joining.Store(s.id, s)
+	id := g.cfg.Instance.ID + "." + strconv.FormatInt(g.nextID.Add(1), 36)
+	g.joining.Store(id, s)
 	g.connections.Add(1) // until Disconnect
-	return s.id, nil
+	return id, nil
 }
 
 // readSignIn returns the first LogicPkt; pings before it are answered.
@@ -120,17 +120,11 @@ func (g *Gateway) admit(pkt *wire.LogicPkt, deadline time.Time) (*session, error
 	}
 	req.Token = "" // nobody else needs it
 	s := &session{
-		id:       g.cfg.Instance.ID + "." + strconv.FormatInt(g.nextID.Add(1), 36),
-		app:      claims.App,
-		account:  claims.Account,
-		device:   req.Device,
-		platform: req.Platform,
+		identity: newIdentity(claims.App, claims.Account, req.Device, req.Platform, req.Instance),
 		features: wire.ParseFeatures(req.Features),
-		instance: req.Instance,
 		attempt:  req.Attempt,
 		loginAt:  time.Now().UnixNano(),
-		login:    &signIn{sequence: pkt.Sequence, req: &req, deadline: deadline},
-		result:   make(chan *result, 1),
+		login:    &signIn{sequence: pkt.Sequence, req: &req, deadline: deadline, answer: make(chan *wire.LogicPkt, 1)},
 	}
 	return s, nil
 }
@@ -186,7 +180,6 @@ func (g *Gateway) Connect(ch im.Channel) error {
 	s := v.(*session)
 	s.ch = ch
 	login := s.login
-	s.login = nil
 	ch.SetAttachment(s)
 
 	s.open.Add(1) // so that a gateway that drains waits for the login
@@ -224,7 +217,8 @@ func (g *Gateway) forwardLogin(s *session, login *signIn) ([]byte, error) {
 	case <-late.C:
 		return nil, errLoginLate
 	}
-	key := container.Key(s.id)
+	key := container.Key(s.id())
+	s.stored = true // from now on
 	for {
 		if err := g.forwardOn(key, s, wire.CmdSignIn, login.sequence, "", body); err != nil {
 			select {
@@ -236,11 +230,10 @@ func (g *Gateway) forwardLogin(s *session, login *signIn) ([]byte, error) {
 				return nil, errLoginLate
 			}
 		}
-		g.leases.add(s)
 		select {
-		case r := <-s.result:
-			if r.pkt != nil {
-				return g.loginAnswer(s, r.pkt)
+		case p := <-login.answer:
+			if p != nil {
+				return g.loginAnswer(s, p)
 			}
 			// the link broke
 		case <-late.C:
@@ -280,6 +273,5 @@ func (g *Gateway) loginAnswer(s *session, p *wire.LogicPkt) ([]byte, error) {
 func (g *Gateway) Disconnect(id string) error {
 	g.connections.Add(-1)
 	g.joining.Delete(id) // if Connect was never called
-	g.leases.remove(id)
 	return nil
 }

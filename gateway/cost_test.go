@@ -5,10 +5,12 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"runtime"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"google.golang.org/protobuf/proto"
 
 	im "github.com/hermod-im/hermod"
 	"github.com/hermod-im/hermod/container"
@@ -16,6 +18,8 @@ import (
 	"github.com/hermod-im/hermod/naming/memory"
 	"github.com/hermod-im/hermod/test/await"
 	"github.com/hermod-im/hermod/wire"
+	"github.com/hermod-im/hermod/wire/pb"
+	"github.com/hermod-im/hermod/wire/token"
 )
 
 // sinkLink is the client of a link without a network: after the handshake what is sent goes nowhere.
@@ -131,7 +135,7 @@ func costFixture(t testing.TB, channels int) (*fixture, []*fakeChannel) {
 	for i := range out {
 		ch := newFakeChannel(fmt.Sprintf("gateway-1-abcdefgh.%d", i))
 		ch.keep = false
-		ch.SetAttachment(&session{id: ch.id, ch: ch, app: "demo", account: "alice", online: true})
+		ch.SetAttachment(&session{identity: newIdentity("demo", "alice", "", "", ""), ch: ch, online: true})
 		f.deps.Channels.Add(ch)
 		out[i] = ch
 	}
@@ -187,6 +191,47 @@ func TestAllocations(t *testing.T) {
 	require.LessOrEqual(t, toOne, 4.0, "push to one")
 	toAll := testing.AllocsPerRun(1000, func() { f.deliverBytes(all) })
 	require.LessOrEqual(t, toAll, toOne+99+8, "push to 100: an id each and the growth of their list")
+}
+
+// maxSessionBytes is what the session of an idle connection may cost in heap: 112 bytes for itself and 48
+// for the names of who is connected, here 40 bytes.
+const maxSessionBytes = 160
+
+func TestSessionIsSmall(t *testing.T) {
+	const warmUp = 10 // fills caches
+	f, _ := build(t, memory.NewRegistry(), nil)
+	channels := make([]*fakeChannel, 4000+warmUp)
+	for i := range channels {
+		channels[i] = newFakeChannel(fmt.Sprint("g.", i))
+		channels[i].keep = false
+	}
+	var before int64
+	for i, ch := range channels {
+		if i == warmUp {
+			before = heap()
+		}
+		jwt, err := token.Issue(secret, token.Claims{App: "demo", Account: fmt.Sprintf("account-%08d", i), Expires: time.Now().Add(time.Hour)})
+		require.NoError(t, err)
+		body, err := proto.Marshal(&pb.LoginReq{Token: jwt, Device: "0123456789", Platform: "desktop", Instance: "xy"})
+		require.NoError(t, err)
+		s, err := f.admit(&wire.LogicPkt{Header: wire.Header{Command: wire.CmdSignIn}, Body: body}, time.Now())
+		require.NoError(t, err)
+		s.ch = ch
+		ch.SetAttachment(s)
+		require.NoError(t, s.begin(nil))
+	}
+	perSession := float64(heap()-before) / float64(len(channels)-warmUp)
+	t.Logf("%.0f bytes per session", perSession)
+	require.Less(t, perSession, maxSessionBytes+1.0)
+	runtime.KeepAlive(channels)
+}
+
+func heap() int64 {
+	runtime.GC()
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return int64(m.HeapAlloc)
 }
 
 func BenchmarkForward(b *testing.B) {

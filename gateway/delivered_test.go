@@ -24,7 +24,7 @@ func runOf(conversation, seq, id int64) []wire.Delivered {
 // oldSession is one of a client without cursors, on line, with its channel.
 func oldSession() (*session, *fakeChannel) {
 	ch := newFakeChannel("c")
-	return &session{id: ch.id, ch: ch, online: true}, ch
+	return &session{ch: ch, online: true}, ch
 }
 
 func TestDeliveredInOrder(t *testing.T) {
@@ -113,7 +113,7 @@ func TestDeliveredToAClientThatSyncs(t *testing.T) {
 // What waits for the login's answer has its place too, and what finds no room has none.
 func TestDeliveredDuringTheLogin(t *testing.T) {
 	s, ch := oldSession()
-	s.online = false
+	s.online, s.login = false, new(signIn)
 	for i := range int64(maxHeld) {
 		require.NoError(t, s.deliver([]byte{byte(i)}, runOf(7, i+1, i+100), false))
 	}

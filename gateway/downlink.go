@@ -39,7 +39,7 @@ func (g *Gateway) deliverResponse(l *container.Link, p *wire.LogicPkt) {
 		if open { // else the link had broken, and another node was asked
 			c := *p
 			c.Body = slices.Clone(p.Body)
-			s.result <- &result{pkt: &c}
+			s.answerLogin(&c)
 			s.answered()
 		}
 		return

@@ -232,7 +232,7 @@ func TestCountOfPushes(t *testing.T) {
 	full.full = true
 	closed.Close(im.ReasonTimeout)
 	for _, ch := range []*fakeChannel{full, closed, newFakeChannel("open")} {
-		ch.SetAttachment(&session{id: ch.id, ch: ch, online: true})
+		ch.SetAttachment(&session{ch: ch, online: true})
 		f.deps.Channels.Add(ch)
 	}
 	f.deliver(nil, &wire.LogicPkt{Header: wire.Header{

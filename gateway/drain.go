@@ -80,7 +80,7 @@ func (g *Gateway) moveClients(ctx context.Context) {
 	}
 
 	for _, s := range movers {
-		if _, stayed := g.deps.Channels.Get(s.id); !stayed {
+		if _, stayed := g.deps.Channels.Get(s.id()); !stayed {
 			g.metrics.drained.moved.Inc()
 		}
 	}

@@ -47,7 +47,7 @@ type Config struct {
 // Deps are the collaborators of a Gateway. All are required.
 type Deps struct {
 	Naming naming.Naming
-	// Server serves the clients; it listens already. Channels is its channel map.
+	// Server serves the clients; it listens already. Channels is to be its channel map.
 	Server   im.Server
 	Channels im.ChannelMap
 	// NewLink makes the client of a link to a logic node.
@@ -101,6 +101,7 @@ func New(cfg Config, deps Deps) *Gateway {
 		Log:       g.log,
 	})
 	g.leases = newLeases(g)
+	g.deps.Channels = leasedChannels{deps.Channels, g.leases}
 	g.hints = newHints(g)
 	g.logins = limit.NewKeyed[struct{}](cfg.LoginRate)
 	g.accounts = limit.NewKeyed[account](cfg.AccountRate)
@@ -113,6 +114,7 @@ func New(cfg Config, deps Deps) *Gateway {
 		Keep:         g.keep,
 		Log:          g.log,
 	})
+	deps.Server.SetChannelMap(g.deps.Channels)
 	deps.Server.SetAcceptor(g)
 	deps.Server.SetMessageListener(g)
 	deps.Server.SetStateListener(g)

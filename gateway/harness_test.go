@@ -188,7 +188,6 @@ type fixture struct {
 func build(t testing.TB, registry *memory.Registry, change func(*Config)) (*fixture, *transport.Server) {
 	channels := transport.NewChannelMap()
 	server := transport.NewServer(transport.Options{}, transport.Endpoint{Address: "127.0.0.1:0", Protocol: tcp.Protocol()})
-	server.SetChannelMap(channels)
 	require.NoError(t, server.Listen())
 	f := &fixture{t: t, registry: registry, naming: registry.Client(), metered: prometheus.NewRegistry(), address: server.Addr(0).String()}
 	cfg := Config{

@@ -35,7 +35,7 @@ func (f *fixture) connected(count int, has wire.Features) []*fakeChannel {
 	channels := make([]*fakeChannel, count)
 	for i := range channels {
 		ch := newFakeChannel(fmt.Sprintf("%s.%d.%d", gatewayID, has, i))
-		ch.SetAttachment(&session{id: ch.id, ch: ch, online: true, features: has})
+		ch.SetAttachment(&session{ch: ch, online: true, features: has})
 		f.deps.Channels.Add(ch)
 		channels[i] = ch
 	}

@@ -8,6 +8,7 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	im "github.com/hermod-im/hermod"
 	"github.com/hermod-im/hermod/container"
 	"github.com/hermod-im/hermod/wire"
 	"github.com/hermod-im/hermod/wire/pb"
@@ -33,12 +34,11 @@ type leases struct {
 	ending    []*pb.Session // being ended in the store
 
 	mu      sync.Mutex
-	live    map[string]*session // by channel id; guarded by mu
-	ended   []*pb.Session       // to be ended in the store, at most maxEnded; guarded by mu
-	stamps  stamps              // of what was stored; guarded by mu
-	overdue bool                // renew now: the store may be behind; guarded by mu
-	restore bool                // the store may lack sessions; guarded by mu
-	hint    bool                // and pushes have been lost for that; guarded by mu
+	ended   []*pb.Session // to be ended in the store, at most maxEnded; guarded by mu
+	stamps  stamps        // of what was stored; guarded by mu
+	overdue bool          // renew now: the store may be behind; guarded by mu
+	restore bool          // the store may lack sessions; guarded by mu
+	hint    bool          // and pushes have been lost for that; guarded by mu
 }
 
 const (
@@ -56,24 +56,25 @@ const (
 )
 
 func newLeases(g *Gateway) *leases {
-	return &leases{gateway: g, kick: make(chan struct{}, 1), stopped: make(chan struct{}), live: map[string]*session{}}
+	return &leases{gateway: g, kick: make(chan struct{}, 1), stopped: make(chan struct{})}
 }
 
-// add notes a session that a logic node may store from now on.
-func (l *leases) add(s *session) {
-	l.mu.Lock()
-	l.live[s.id] = s
-	l.mu.Unlock()
+// leasedChannels is a channel map that ends the sessions of the channels that leave it: what of them
+// is to be ended in the store is nowhere else.
+type leasedChannels struct {
+	im.ChannelMap
+	leases *leases
 }
 
-// remove ends the session of a channel.
-func (l *leases) remove(id string) {
-	l.mu.Lock()
-	s := l.live[id]
-	delete(l.live, id)
-	l.mu.Unlock()
-	if s != nil {
-		l.forget(s.proto())
+// Remove forgets the channel and ends its session.
+func (c leasedChannels) Remove(id string) {
+	ch, ok := c.Get(id)
+	c.ChannelMap.Remove(id)
+	if !ok {
+		return
+	}
+	if s := sessionOf(ch); s.stored {
+		c.leases.forget(s.proto())
 	}
 }
 
@@ -257,9 +258,7 @@ func (l *leases) mustRestore() bool {
 		return false
 	}
 	l.restore = false
-	for _, s := range l.live {
-		l.restoring = append(l.restoring, s)
-	}
+	l.restoring = l.gateway.sessions()
 	if len(l.restoring) == 0 {
 		l.restored()
 		return false
@@ -294,11 +293,9 @@ func (l *leases) restoreSome(ctx context.Context) error {
 // stillLive are those of the sessions whose channel is open and whose login has been granted: one
 // that is being granted is stored by that.
 func (l *leases) stillLive(batch []*session) []*pb.Session {
-	l.mu.Lock()
-	defer l.mu.Unlock()
 	var out []*pb.Session
 	for _, s := range batch {
-		if l.live[s.id] != nil && s.isOnline() {
+		if _, open := l.gateway.deps.Channels.Get(s.id()); open && s.isOnline() {
 			out = append(out, s.proto())
 		}
 	}

@@ -46,10 +46,12 @@ func (f *fixture) online(count int) []*fakeChannel {
 	channels := make([]*fakeChannel, count)
 	for i := range channels {
 		ch := newFakeChannel(fmt.Sprintf("%s.%d", gatewayID, i))
-		s := &session{id: ch.id, ch: ch, account: fmt.Sprint("user-", i), online: true, features: wire.FeatureSync}
+		s := &session{
+			identity: newIdentity("", fmt.Sprint("user-", i), "", "", ""),
+			ch:       ch, online: true, stored: true, features: wire.FeatureSync,
+		}
 		ch.SetAttachment(s)
 		f.deps.Channels.Add(ch)
-		f.leases.add(s)
 		channels[i] = ch
 	}
 	return channels
@@ -256,7 +258,7 @@ func TestRestoreLeavesOutWhatIsNotOnline(t *testing.T) {
 	f, n := leaseFixture(t)
 	channels := f.online(3)
 	sessionOf(channels[0]).online = false
-	f.leases.remove(channels[1].id)
+	f.deps.Channels.Remove(channels[1].id)
 	f.leases.restoreAll()
 	f.settle()
 	_, stored := restored(t, n.got(wire.CmdSessionRestore))
@@ -270,7 +272,7 @@ func TestRenewalGoesFirst(t *testing.T) {
 	f, n := leaseFixture(t)
 	f.settle()
 	for _, ch := range f.online(1500) {
-		f.leases.remove(ch.id)
+		f.deps.Channels.Remove(ch.id)
 	}
 	f.online(600)
 	f.leases.restoreAll()
@@ -312,7 +314,7 @@ func TestEndedSessionsAreBounded(t *testing.T) {
 	f, _ := build(t, memory.NewRegistry(), nil)
 	f.leases.ended = make([]*pb.Session, maxEnded-1)
 	for _, ch := range f.online(3) {
-		f.leases.remove(ch.id)
+		f.deps.Channels.Remove(ch.id)
 	}
 	require.Len(t, f.leases.ended, maxEnded)
 	require.Equal(t, gatewayID+".2", f.leases.ended[maxEnded-1].Channel, "the oldest give way")

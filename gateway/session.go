@@ -11,40 +11,43 @@ import (
 	"github.com/hermod-im/hermod/wire/pb"
 )
 
-// session is what the gateway knows of one connection: the attachment of its channel.
+// session is what the gateway knows of one connection: the attachment of its channel. Its fields are
+// in the order that leaves no gaps.
 type session struct {
 	// Static after Accept.
 
-	id, app, account, device, platform string
-	features                           wire.Features
-	instance                           string // of the client program, with attempt; see pb.LoginReq
-	attempt                            uint64
-	result                             chan *result // of the login; capacity 1
+	identity
+	attempt  uint64 // of the client program's instance; see pb.LoginReq
+	features wire.Features
+
+	open atomic.Int32 // forwarded and not yet answered
 
 	// Owned by Connect, static afterwards.
 
-	loginAt int64   // Unix nanoseconds; what the logic node stored, once it has answered
-	login   *signIn // what Connect forwards; nil afterwards
+	ch      im.Channel
+	loginAt int64 // Unix nanoseconds; what the logic node stored, once it has answered
 
-	ch     im.Channel    // static after Connect
 	bucket limit.Bucket  // owned by the channel's reader
-	open   atomic.Int32  // forwarded and not yet answered
-	asked  atomic.Bool   // to move, by gateway.goaway
 	hinted atomic.Uint64 // the last event that it was told of, see hints
 
 	mu        sync.Mutex
-	online    bool        // LoginResp is queued; guarded by mu
-	held      [][]byte    // pushes that came before it; guarded by mu
-	leaving   *im.Reason  // close with it when nothing is open; guarded by mu
+	login     *signIn     // until LoginResp is queued; guarded by mu, static before Connect
 	delivered *deliveries // nil if nothing is to be acknowledged; guarded by mu
+	asked     atomic.Bool // to move, by gateway.goaway
+	online    bool        // LoginResp is queued; guarded by mu
+	leaving   im.Reason   // close with it when nothing is open; guarded by mu
+	stored    bool        // maybe, by a logic node; owned by Connect, static afterwards
 }
+
+// id is the channel's, after Accept.
+func (s *session) id() string { return s.ch.ID() }
 
 // sessionOf returns the channel's session; an empty one for a channel that Connect has not seen.
 func sessionOf(ch im.Channel) *session {
 	if s, ok := ch.Attachment().(*session); ok {
 		return s
 	}
-	return &session{id: ch.ID(), ch: ch}
+	return &session{ch: ch}
 }
 
 // push queues a packet, or holds it while the login is not answered: a client's first packet is LoginResp.
@@ -60,14 +63,17 @@ func (s *session) push(payload []byte) error {
 
 // queue is push for who holds mu.
 func (s *session) queue(payload []byte) error {
-	if s.online {
+	switch {
+	case s.online:
 		return s.ch.Push(payload)
-	}
-	if len(s.held) >= maxHeld {
+	case s.login == nil: // Connect has not seen it: it syncs after its login
+		return nil
+	case len(s.login.held) >= maxHeld:
 		return im.ErrQueueFull
+	default:
+		s.login.held = append(s.login.held, payload)
+		return nil
 	}
-	s.held = append(s.held, payload)
-	return nil
 }
 
 // maxHeld bounds the pushes that wait for a login's answer; a client that misses some syncs anyway
@@ -81,13 +87,23 @@ func (s *session) begin(loginResp []byte) error {
 	if err := s.ch.Push(loginResp); err != nil {
 		return err
 	}
-	for _, p := range s.held {
+	for _, p := range s.login.held {
 		if err := s.ch.Push(p); err != nil {
 			return err
 		}
 	}
-	s.held, s.online = nil, true
+	s.login, s.online = nil, true
 	return nil
+}
+
+// answerLogin gives the login under way its answer; nil if the link broke.
+func (s *session) answerLogin(p *wire.LogicPkt) {
+	s.mu.Lock()
+	login := s.login
+	s.mu.Unlock()
+	if login != nil {
+		login.answer <- p
+	}
 }
 
 // answered counts one open request less, behind its answer.
@@ -108,8 +124,8 @@ func (s *session) goNow() {
 	s.mu.Lock()
 	reason := s.leaving
 	s.mu.Unlock()
-	if reason != nil {
-		s.ch.Close(*reason)
+	if reason != im.ReasonNone {
+		s.ch.Close(reason)
 	}
 }
 
@@ -117,9 +133,9 @@ func (s *session) goNow() {
 // now on is not forwarded. The first reason counts, but for displaced: its client must not come back.
 func (s *session) leave(reason im.Reason) {
 	s.mu.Lock()
-	first := s.leaving == nil
+	first := s.leaving == im.ReasonNone
 	if first || reason == im.ReasonDisplaced {
-		s.leaving = &reason
+		s.leaving = reason
 	}
 	s.mu.Unlock()
 	if first && s.open.Load() > 0 {
@@ -150,20 +166,20 @@ func (s *session) isOnline() bool {
 func (s *session) isLeaving() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.leaving != nil
+	return s.leaving != im.ReasonNone
 }
 
 // proto is the session as logic nodes store it.
 func (s *session) proto() *pb.Session {
 	return &pb.Session{
-		App:      s.app,
-		Account:  s.account,
-		Device:   s.device,
-		Platform: s.platform,
-		Channel:  s.id,
+		App:      s.app(),
+		Account:  s.account(),
+		Device:   s.device(),
+		Platform: s.platform(),
+		Channel:  s.id(),
 		Features: uint32(s.features),
 		LoginAt:  s.loginAt,
-		Instance: s.instance,
+		Instance: s.instance(),
 		Attempt:  s.attempt,
 	}
 }

@@ -47,7 +47,7 @@ func (g *Gateway) receiveLogic(s *session, payload []byte) {
 		return // it is being closed; the client asks again elsewhere
 	}
 	if err := g.handle(s, &p); err != nil {
-		_ = s.push(response(wire.Header{Command: p.Command, ChannelID: s.id, Sequence: p.Sequence, Dest: p.Dest}, err))
+		_ = s.push(response(wire.Header{Command: p.Command, ChannelID: s.id(), Sequence: p.Sequence, Dest: p.Dest}, err))
 		s.settle() // it may have been told to leave meanwhile
 	}
 }
@@ -86,7 +86,7 @@ func (g *Gateway) slowDown(limit string, wait time.Duration, message string) err
 
 // signOut answers and closes; the session ends with its channel.
 func (g *Gateway) signOut(s *session, p *wire.LogicPkt) {
-	ok := wire.LogicPkt{Header: wire.Header{Command: p.Command, ChannelID: s.id, Sequence: p.Sequence, Flag: wire.FlagResponse}}
+	ok := wire.LogicPkt{Header: wire.Header{Command: p.Command, ChannelID: s.id(), Sequence: p.Sequence, Flag: wire.FlagResponse}}
 	_ = s.push(ok.Append(nil)) // a closed channel needs none
 	s.leave(im.ReasonSignedOut)
 }
@@ -96,11 +96,11 @@ func (g *Gateway) signOut(s *session, p *wire.LogicPkt) {
 func (g *Gateway) route(s *session, p *wire.LogicPkt) uint64 {
 	switch p.Command {
 	case wire.CmdUserTalk: // the same from both sides
-		return container.Key(s.app) ^ (container.Key(s.account) + container.Key(p.Dest))
+		return container.Key(s.app()) ^ (container.Key(s.account()) + container.Key(p.Dest))
 	case wire.CmdGroupTalk:
-		return container.Key(s.app) ^ container.Key(p.Dest)
+		return container.Key(s.app()) ^ container.Key(p.Dest)
 	default:
-		return container.Key(s.id)
+		return container.Key(s.id())
 	}
 }
 
@@ -113,17 +113,17 @@ func (g *Gateway) forwardOn(key uint64, s *session, cmd wire.Command, sequence u
 	p := wire.LogicPkt{
 		Header: wire.Header{
 			Command:   cmd,
-			ChannelID: s.id,
+			ChannelID: s.id(),
 			Sequence:  sequence,
 			Dest:      dest,
-			Link:      wire.Link{App: s.app, Account: s.account, Device: s.device, Delivered: s.asks(cmd, body)},
+			Link:      wire.Link{App: s.app(), Account: s.account(), Device: s.device(), Delivered: s.asks(cmd, body)},
 		},
 		Body: body,
 	}
 	buf := buffers.Get().(*[]byte)
 	*buf = p.Append((*buf)[:0])
 	s.open.Add(1)
-	err := g.links.Forward(key, container.Open{Channel: s.id, Sequence: sequence, Command: cmd}, *buf)
+	err := g.links.Forward(key, container.Open{Channel: s.id(), Sequence: sequence, Command: cmd}, *buf)
 	if cap(*buf) <= maxPooled {
 		buffers.Put(buf)
 	}
@@ -147,7 +147,7 @@ func (g *Gateway) fail(req container.Open) {
 	}
 	s := sessionOf(ch)
 	if req.Command == wire.CmdSignIn {
-		s.result <- &result{}
+		s.answerLogin(nil)
 	} else {
 		e := wire.Errorf(wire.StatusSystemException, "the service was interrupted: try again")
 		_ = s.push(response(wire.Header{Command: req.Command, ChannelID: req.Channel, Sequence: req.Sequence}, e)) // a closed channel needs none

@@ -122,7 +122,7 @@ func TestRateLimit(t *testing.T) {
 func TestRoute(t *testing.T) {
 	f, _ := build(t, memory.NewRegistry(), nil)
 	key := func(app, account, channel string, cmd wire.Command, dest string) uint64 {
-		s := &session{id: channel, app: app, account: account}
+		s := &session{identity: newIdentity(app, account, "", "", ""), ch: newFakeChannel(channel)}
 		return f.route(s, &wire.LogicPkt{Header: wire.Header{Command: cmd, Dest: dest}})
 	}
 	require.Equal(t, key("a", "alice", "1", wire.CmdUserTalk, "bob"), key("a", "bob", "2", wire.CmdUserTalk, "alice"), "one conversation")
