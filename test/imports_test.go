@@ -36,9 +36,10 @@ var mayImport = map[string][]string{
 	"storage":           {im, "wire/..."},
 	"storage/memory":    {im, "wire/...", "storage"},
 	"storage/redis":     {im, "wire/...", "storage"},
-	"storage/sql":       {im, "wire/...", "storage"},
+	"storage/sql":       {im, "wire/...", "storage", "storage/sql/sqlite"},
 	"storage/snowflake": {im, "wire/...", "storage"},
 
+	"storage/sql/sqlite":            {},
 	"storage/snowflake/consullease": {im, "wire/...", "storage", "storage/snowflake"},
 	"storage/storagetest":           {im, "wire/...", "storage", "storage/snowflake"},
 
@@ -119,6 +120,7 @@ func TestLibrariesStayWhereTheyBelong(t *testing.T) {
 		"github.com/hashicorp/consul/api":  {"naming/consul", "storage/snowflake/consullease"},
 		"gorm.io/":                         {"storage/sql"},
 		"github.com/glebarez/":             {"storage/sql"},
+		"modernc.org/":                     {"storage/sql/sqlite"},
 		"github.com/pressly/goose":         {"storage/sql"},
 		"github.com/gobwas/":               {"transport/websocket"},
 		"github.com/bwmarrin/snowflake":    {"storage/snowflake"},

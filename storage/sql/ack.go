@@ -139,7 +139,7 @@ func (s *Store) acks(db *gorm.DB, app, account string, runs []storage.Run) (acke
 		}
 	}
 	acked, last = make(map[int64]int64, len(ids)), make(map[int64]int64, len(ids))
-	for part := range slices.Chunk(ids, s.dialect.keys) {
+	for part := range chunks(&s.dialect, ids, s.dialect.keys) {
 		err := s.query(db, func(rows *stdsql.Rows) error {
 			var id, joined, ack, end int64
 			err := rows.Scan(&id, &joined, &ack, &end)
@@ -157,7 +157,7 @@ func (s *Store) acks(db *gorm.DB, app, account string, runs []storage.Run) (acke
 
 // moveAcks never moves one back, whatever another device has acknowledged meanwhile.
 func (s *Store) moveAcks(tx *gorm.DB, account string, acks []span) error {
-	for part := range slices.Chunk(acks, s.dialect.keys) {
+	for part := range chunks(&s.dialect, acks, s.dialect.keys) {
 		args := make([]any, 0, 3*len(part)+1)
 		for _, a := range part {
 			args = append(args, a.conversation, a.to)

@@ -228,7 +228,7 @@ func (s *Store) appendTo(tx *gorm.DB, b *batch) error {
 // lock locks the conversations in the order of their ids and reads their state.
 func (s *Store) lock(tx *gorm.DB, targets []*target) error {
 	byID := make(map[int64]conversation, len(targets))
-	for part := range slices.Chunk(targets, s.dialect.keys) {
+	for part := range chunks(&s.dialect, targets, s.dialect.keys) {
 		args := make([]any, len(part))
 		for i, t := range part {
 			args[i] = t.id
@@ -273,7 +273,7 @@ func (s *Store) lookUp(tx *gorm.DB, b *batch) error {
 	slices.SortFunc(all, func(x, y wanted) int {
 		return cmp.Or(cmp.Compare(x.target.id, y.target.id), cmp.Compare(x.key, y.key))
 	})
-	for part := range slices.Chunk(all, s.dialect.keys) {
+	for part := range chunks(&s.dialect, all, s.dialect.keys) {
 		var where strings.Builder
 		var args []any
 		byID := make(map[int64]*target)
@@ -322,7 +322,7 @@ func (s *Store) lookUpTried(tx *gorm.DB, b *batch) error {
 		}
 	}
 	seqs := make(map[int64]int64, len(ids))
-	for part := range slices.Chunk(ids, s.dialect.keys) {
+	for part := range chunks(&s.dialect, ids, s.dialect.keys) {
 		err := s.query(tx, func(rows *stdsql.Rows) error {
 			var id, seq int64
 			err := rows.Scan(&id, &seq)
@@ -397,36 +397,52 @@ func (s *Store) number(b *batch) (fresh []entry, err error) {
 
 // insert stores the messages with as few statements as the bounds allow.
 func (s *Store) insert(tx *gorm.DB, fresh []entry) error {
-	columns := s.dialect.insert + "messages (conversation_id, seq, message_id, sender, client_key, client_id, type, body, extra, send_time) VALUES "
-	const row = "(?,?,?,?,?,?,?,?,?,?)"
-	for len(fresh) > 0 {
-		args := make([]any, 0, 10*min(len(fresh), s.dialect.rows))
-		n := 0
-		for size := 0; n < len(fresh) && n < s.dialect.rows; n++ {
-			e := &fresh[n]
-			size += len(e.Body) + len(e.Extra)
-			if n > 0 && size > insertBytes {
-				break
+	for part := range chunks(&s.dialect, fresh, s.dialect.rows) {
+		for len(part) > 0 {
+			n := fit(part)
+			if err := s.exec(tx, s.insertQuery(n), insertArgs(part[:n])...); err != nil {
+				return fmt.Errorf("insert messages: %w", err)
 			}
-			var key any
-			if e.ClientID != "" {
-				key = e.key
-			}
-			args = append(args, e.Conversation, e.Seq, e.MessageID, []byte(e.Sender), key, clientID(e.ClientID), e.Type, []byte(e.Body), orNull(e.Extra), e.SendTime)
+			part = part[n:]
 		}
-		query := columns + row + strings.Repeat(","+row, n-1)
-		if err := s.exec(tx, query, args...); err != nil {
-			return fmt.Errorf("insert messages: %w", err)
-		}
-		fresh = fresh[n:]
 	}
 	return nil
+}
+
+// fit is how many of the messages go into one statement by their size, at least one.
+func fit(fresh []entry) int {
+	size := 0
+	for i, e := range fresh {
+		if size += len(e.Body) + len(e.Extra); i > 0 && size > insertBytes {
+			return i
+		}
+	}
+	return len(fresh)
+}
+
+func (s *Store) insertQuery(rows int) string {
+	const row = "(?,?,?,?,?,?,?,?,?,?)"
+	return s.dialect.insert + "messages (conversation_id, seq, message_id, sender, client_key, client_id, type, body, extra, send_time) VALUES " +
+		row + strings.Repeat(","+row, rows-1)
+}
+
+func insertArgs(fresh []entry) []any {
+	args := make([]any, 0, 10*len(fresh))
+	for _, e := range fresh {
+		var key any
+		if e.ClientID != "" {
+			key = e.key
+		}
+		args = append(args, e.Conversation, e.Seq, e.MessageID, []byte(e.Sender), key, clientID(e.ClientID),
+			e.Type, []byte(e.Body), orNull(e.Extra), e.SendTime)
+	}
+	return args
 }
 
 // move moves the conversations' last seqs and ids on.
 func (s *Store) move(tx *gorm.DB, targets []*target) error {
 	moved := slices.DeleteFunc(slices.Clone(targets), func(t *target) bool { return !t.moved })
-	for part := range slices.Chunk(moved, min(s.dialect.keys, s.dialect.rows)) {
+	for part := range chunks(&s.dialect, moved, s.dialect.moves) {
 		cases := strings.Repeat(" WHEN ? THEN ?", len(part))
 		args := make([]any, 0, 5*len(part))
 		for _, t := range part {

@@ -126,7 +126,7 @@ func (s *Store) findPairs(db *gorm.DB, pairs []pair, ids map[pair]int64) error {
 		byApp[p.app] = append(byApp[p.app], octets(p.key))
 	}
 	for app, keys := range byApp {
-		for part := range slices.Chunk(keys, s.dialect.keys) {
+		for part := range chunks(&s.dialect, keys, s.dialect.keys) {
 			var rows []conversation
 			err := db.Raw("SELECT id, ckey FROM conversations WHERE app = ? AND kind = ? AND ckey IN ?",
 				octets(app), storage.KindUser, part).Scan(&rows).Error

@@ -6,15 +6,15 @@ import (
 	"database/sql/driver"
 	"errors"
 	"fmt"
-	"net/url"
 	"runtime"
 	"time"
 
-	gosqlite "github.com/glebarez/go-sqlite"
-	"github.com/glebarez/sqlite"
+	gormsqlite "github.com/glebarez/sqlite"
 	mysqldriver "github.com/go-sql-driver/mysql"
 	"gorm.io/driver/mysql"
 	"gorm.io/gorm"
+
+	"github.com/hermod-im/hermod/storage/sql/sqlite"
 )
 
 // dialect is where the two families of databases differ.
@@ -26,10 +26,14 @@ type dialect struct {
 	greatest string
 	// insert begins an INSERT whose failure ends the transaction.
 	insert string
-	// rows is how many rows one statement writes at most.
+	// rows is how many rows one statement inserts at most.
 	rows int
+	// moves is how many conversations one statement moves on at most: its cost grows with the square.
+	moves int
 	// keys is how many rows, or parts of a condition, a statement asks for at most.
 	keys int
+	// kept: the driver keeps statements compiled, so that they should not be of every size.
+	kept bool
 	// index makes a hint that keeps MySQL from scanning a table which its statistics call small:
 	// under FOR UPDATE such a scan waits for rows that nobody asked for.
 	index func(name string) string
@@ -48,6 +52,7 @@ var mysqlDialect = dialect{
 	insert:    "INSERT INTO ",
 	// One round trip for most batches; 10 placeholders each stay far below MySQL's 65,535.
 	rows:      1000,
+	moves:     500,
 	keys:      500,
 	index:     func(name string) string { return " FORCE INDEX (" + name + ")" },
 	straight:  "STRAIGHT_JOIN",
@@ -63,14 +68,17 @@ var sqliteDialect = dialect{
 	greatest: "MAX",
 	// FAIL: nothing is written to undo a statement that is undone with its transaction.
 	insert: "INSERT OR FAIL INTO ",
-	// There is no round trip to save, and the driver's binding is quadratic in the placeholders.
-	rows:      16,
+	// There is no round trip to save.
+	rows: 16,
+	// A statement that changes one row needs no journal of its own.
+	moves:     1,
 	keys:      64,
+	kept:      true,
 	index:     func(string) string { return "" },
 	straight:  "CROSS JOIN",
 	transient: sqliteTransient,
 	refused: func(err error) bool {
-		var e *gosqlite.Error
+		var e *sqlite.Error
 		return errors.As(err, &e)
 	},
 }
@@ -92,9 +100,8 @@ func mysqlTransient(err error) bool {
 }
 
 func sqliteTransient(err error) bool {
-	const busy, locked = 5, 6
-	var e *gosqlite.Error
-	return errors.As(err, &e) && (e.Code()&0xff == busy || e.Code()&0xff == locked)
+	var e *sqlite.Error
+	return errors.As(err, &e) && (e.Primary() == sqlite.Busy || e.Primary() == sqlite.Locked)
 }
 
 // openMySQL opens the one pool.
@@ -165,31 +172,43 @@ func (c sessionConnector) Connect(ctx context.Context) (driver.Conn, error) {
 // openSQLite opens one connection for writing, whose transactions are locked from BEGIN on so that
 // none fails half-way for lack of the lock, and others for reading beside it.
 func (s *Store) openSQLite(o Options) (err error) {
-	if s.writer, err = s.sqlitePool(o.DSN, "immediate", 1); err != nil {
+	if s.writer, err = s.sqlitePool(o.DSN, true, 1); err != nil {
 		return err
 	}
-	s.reader, err = s.sqlitePool(o.DSN, "deferred", max(4, runtime.GOMAXPROCS(0)))
+	s.reader, err = s.sqlitePool(o.DSN, false, max(4, runtime.GOMAXPROCS(0)))
 	return err
 }
 
-func (s *Store) sqlitePool(path, txlock string, conns int) (*gorm.DB, error) {
+// walPragma lets the log grow to 32 MB before its pages are copied to the database. Most commits write the
+// same pages again, the ends of the conversations that are talked in, and only the last state of each is copied.
+const walPragma = "wal_autocheckpoint(8000)"
+
+func (s *Store) sqlitePool(path string, writes bool, conns int) (*gorm.DB, error) {
 	if path == "" || path == ":memory:" {
 		return nil, errors.New("sqlite needs a file")
 	}
-	query := url.Values{
+	pool := stdsql.OpenDB(&sqlite.Connector{
+		Path:      path,
+		Immediate: writes,
 		// FULL: a commit has reached the disk before the sender is told (I1).
-		"_pragma": {"busy_timeout(5000)", "journal_mode(WAL)", "synchronous(FULL)", "cache_size(-16000)"},
-		"_txlock": {txlock},
-	}
-	dsn := "file:" + (&url.URL{Path: path}).EscapedPath() + "?" + query.Encode()
-	pool, err := stdsql.Open(sqlite.DriverName, dsn)
-	if err != nil {
-		return nil, err
-	}
+		Pragmas: []string{"busy_timeout(5000)", "journal_mode(WAL)", "synchronous(FULL)", "cache_size(-16000)", walPragma},
+	})
 	pool.SetMaxOpenConns(conns)
 	pool.SetMaxIdleConns(conns)
 	s.pools = append(s.pools, pool)
-	return wrap(&sqlite.Dialector{Conn: pool})
+	return wrap(sqliteDialector{&gormsqlite.Dialector{Conn: pool}})
+}
+
+// sqliteDialector is gorm's, on our driver.
+type sqliteDialector struct{ *gormsqlite.Dialector }
+
+// Translate implements gorm.ErrorTranslator.
+func (sqliteDialector) Translate(err error) error {
+	var e *sqlite.Error
+	if errors.As(err, &e) && (e.Code == sqlite.Unique || e.Code == sqlite.PrimaryKey) {
+		return gorm.ErrDuplicatedKey
+	}
+	return err
 }
 
 // octets is a string that is bound and stored as bytes: compared byte by byte everywhere.

@@ -81,7 +81,7 @@ func (s *Store) seqsUpTo(db *gorm.DB, list []membership, floors []int64, id int6
 
 // entries calls f with the index entries of the spans, in seq order within a conversation; Kind and Peer are not set.
 func (s *Store) entries(db *gorm.DB, spans []span, f func(storage.IndexEntry)) error {
-	for part := range slices.Chunk(spans, s.dialect.keys) {
+	for part := range chunks(&s.dialect, spans, s.dialect.keys) {
 		where, args := whereSpans(part)
 		err := s.query(db, func(rows *stdsql.Rows) error {
 			var e storage.IndexEntry

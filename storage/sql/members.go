@@ -61,7 +61,7 @@ func (s *Store) loadMembers(tx *gorm.DB, targets []*target) error {
 	for id := range stale {
 		ids = append(ids, id)
 	}
-	for part := range slices.Chunk(ids, s.dialect.keys) {
+	for part := range chunks(&s.dialect, ids, s.dialect.keys) {
 		err := s.query(tx, func(rows *stdsql.Rows) error {
 			var id, joined int64
 			var account string

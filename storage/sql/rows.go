@@ -3,6 +3,8 @@ package sql
 import (
 	stdsql "database/sql"
 	"errors"
+	"iter"
+	"slices"
 	"strings"
 
 	"gorm.io/gorm"
@@ -14,6 +16,24 @@ func marks(n int) string {
 		return ""
 	}
 	return "?" + strings.Repeat(",?", n-1)
+}
+
+// chunks divides a list into what one statement takes, at most that many. Where statements are kept
+// compiled each chunk is half of the one before or as large, so that there are few different ones.
+func chunks[E any](d *dialect, list []E, most int) iter.Seq[[]E] {
+	if !d.kept {
+		return slices.Chunk(list, most)
+	}
+	return func(yield func([]E) bool) {
+		for n := most; len(list) > 0; list = list[n:] {
+			for n > len(list) {
+				n = (n + 1) / 2
+			}
+			if !yield(list[:n:n]) {
+				return
+			}
+		}
+	}
 }
 
 // orNull is s as bytes, NULL if empty.

@@ -106,7 +106,7 @@ func scanMessage(rows *stdsql.Rows) (m storage.Message, err error) {
 
 // spans calls f with the messages of the spans, in seq order within a conversation.
 func (s *Store) spans(db *gorm.DB, spans []span, f func(storage.Message)) error {
-	for part := range slices.Chunk(spans, s.dialect.keys) {
+	for part := range chunks(&s.dialect, spans, s.dialect.keys) {
 		where, args := whereSpans(part)
 		err := s.query(db, func(rows *stdsql.Rows) error {
 			m, err := scanMessage(rows)
@@ -342,7 +342,7 @@ func (s *Store) membership(db *gorm.DB, app, account string, r storage.Range) (*
 func (s *Store) Content(ctx context.Context, app, account string, ids []int64) ([]storage.Message, error) {
 	db := s.reader.WithContext(ctx)
 	found := make(map[int64]storage.Message, len(ids))
-	for part := range slices.Chunk(ids, s.dialect.keys) {
+	for part := range chunks(&s.dialect, ids, s.dialect.keys) {
 		args := make([]any, 0, len(part)+2)
 		args = append(args, []byte(account), []byte(app))
 		for _, id := range part {

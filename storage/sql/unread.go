@@ -70,7 +70,7 @@ func difference(was, is, conversation int64, place int, sign int64) part {
 
 // count adds the counts of the parts to those at their places.
 func (s *Store) count(db *gorm.DB, account string, parts []part, counts []int64) error {
-	for some := range slices.Chunk(parts, s.dialect.keys) {
+	for some := range chunks(&s.dialect, parts, s.dialect.keys) {
 		selects := make([]string, len(some))
 		args := make([]any, 0, 5*len(some))
 		for i, p := range some {
