@@ -169,7 +169,7 @@ func (a *apps) unharmed() (trouble []error, slowest time.Duration) {
 		slowest = max(slowest, p.slowest)
 		trouble = append(trouble, p.seen()...)
 	}
-	a.t.Logf("%d messages, the slowest was answered after %v (two nodes share a SQLite file)", total, slowest)
+	a.t.Logf("%d messages, the slowest was answered after %v", total, slowest)
 	return trouble, slowest
 }
 
