@@ -66,6 +66,27 @@ fuzz: ## Every fuzz test for FUZZTIME (10s, or a number of inputs: 10000x)
 	@test/fuzz.sh $(FUZZTIME)
 
 ##@ Check
+# Tests that hold something to what it costs, see test/cost.
+COSTS = $(sort $(dir $(shell grep -rl --include='*_test.go' '^func TestCost' .)))
+
+.PHONY: guard
+guard: ## Allocations and bytes of what is hot, or there for every connection, are what they were
+	go test -count=1 -run '^TestCost' $(COSTS)
+
+# Twice, before and after a change, and compared: make gobench OUT=old; make gobench OUT=new; make benchstat
+BENCHPKG   ?= ./wire/... ./transport/... ./container ./gateway ./logic ./limit
+BENCHCOUNT ?= 10
+OUT        ?= new
+
+.PHONY: gobench
+gobench: ## Go benchmarks of BENCHPKG, BENCHCOUNT times, into bin/OUT.bench (old or new)
+	@mkdir -p bin
+	go test -run '^$$' -bench . -benchmem -count $(BENCHCOUNT) $(BENCHPKG) | tee bin/$(OUT).bench
+
+.PHONY: benchstat
+benchstat: ## Compares bin/old.bench with bin/new.bench
+	@go tool -modfile=tools/benchstat.mod benchstat bin/old.bench bin/new.bench
+
 .PHONY: lint
 lint: ## gofumpt, go vet, staticcheck
 	@unformatted=$$($(GO_FILES) | xargs go tool -modfile=tools/gofumpt.mod gofumpt -l); \

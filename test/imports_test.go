@@ -75,7 +75,7 @@ var mayImport = map[string][]string{
 // stands in for a collaborator, and the servers under test.
 var testsMayImport = []string{
 	im, "naming", "naming/memory", "naming/namingtest", "storage", "storage/memory", "storage/snowflake", "storage/storagetest",
-	"transport/...", "wire/...", "test/await", "test/component",
+	"transport/...", "wire/...", "test/await", "test/component", "test/cost",
 }
 
 // testsAlsoImport are the exceptions to that.

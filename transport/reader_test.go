@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	im "github.com/hermod-im/hermod"
+	"github.com/hermod-im/hermod/test/cost"
 )
 
 // lengthCodec is the smallest codec: op (its top bit: more follows), u32 length, payload.
@@ -140,19 +141,18 @@ func TestReaderGrowsWhenBusy(t *testing.T) {
 	require.Equal(t, maxRead, cap(r.buf.data))
 }
 
-func TestReaderDoesNotAllocate(t *testing.T) {
+func TestCostOfReader(t *testing.T) {
 	var stream []byte
 	for i := range 2000 {
 		stream = lengthCodec{}.AppendFrame(stream, im.OpBinary, make([]byte, i%300))
 	}
 	src := bytes.NewReader(stream)
 	r := newTestReader(src, 1<<20)
-	allocs := testing.AllocsPerRun(1000, func() {
+	cost.Allocs(t, "a frame", 0, func() {
 		if _, err := r.next(); err != nil {
 			t.Fatal(err)
 		}
 	})
-	require.Zero(t, allocs)
 }
 
 func TestBuffers(t *testing.T) {

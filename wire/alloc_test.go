@@ -7,6 +7,7 @@ import (
 	"runtime"
 	"testing"
 
+	"github.com/hermod-im/hermod/test/cost"
 	"github.com/hermod-im/hermod/wire"
 )
 
@@ -26,34 +27,26 @@ func stamped() *wire.LogicPkt {
 	return p
 }
 
-func TestAllocations(t *testing.T) {
+// What makes a header of bytes, or bytes of a header: a string is an allocation.
+func TestCostOfCodec(t *testing.T) {
 	fromClient, fromLink := talk().Append(nil), stamped().Append(nil)
 	out, p := stamped(), new(wire.LogicPkt)
 	buf := make([]byte, 0, 1024)
 	for _, c := range []struct {
 		name string
-		want float64
+		want int
 		f    func() error
 	}{
 		{"append", 0, func() error { buf = out.Append(buf[:0]); return nil }},
 		{"unmarshal of a client's packet: dest", 1, func() error { return p.UnmarshalClient(fromClient) }},
 		{"unmarshal of a link's packet: channel, dest, app, account, device", 5, func() error { return p.Unmarshal(fromLink) }},
 	} {
-		t.Run(c.name, func(t *testing.T) {
-			got := testing.AllocsPerRun(100, func() {
-				if err := c.f(); err != nil {
-					t.Error(err)
-				}
-			})
-			if got > c.want {
-				t.Errorf("%v allocations, want at most %v", got, c.want)
-			}
-		})
+		cost.Allocs(t, c.name, c.want, func() { must(t, c.f()) })
 	}
 }
 
 // A client's header may hold thousands of empty metas and channels: nothing may be kept for them.
-func TestUnmarshalClientIgnoresWhatIsNotTrusted(t *testing.T) {
+func TestCostOfWhatIsNotTrusted(t *testing.T) {
 	h := wire.Header{Command: wire.CmdUserTalk, ChannelID: "forged", Status: 7, Link: wire.Link{App: "other", Account: "root"}}
 	for range 5000 {
 		h.Meta = append(h.Meta, wire.Meta{})
@@ -61,9 +54,7 @@ func TestUnmarshalClientIgnoresWhatIsNotTrusted(t *testing.T) {
 	}
 	data := (&wire.LogicPkt{Header: h}).Append(nil)
 	p := new(wire.LogicPkt)
-	if got := testing.AllocsPerRun(20, func() { must(t, p.UnmarshalClient(data)) }); got > 0 {
-		t.Errorf("%v allocations, want none", got)
-	}
+	cost.Allocs(t, "what is not kept", 0, func() { must(t, p.UnmarshalClient(data)) })
 	diff(t, "header", wire.Header{Command: wire.CmdUserTalk}, p.Header)
 }
 

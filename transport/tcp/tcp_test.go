@@ -50,7 +50,7 @@ func FuzzParse(f *testing.F) {
 	})
 }
 
-func TestParseDoesNotAllocate(t *testing.T) {
+func TestCostOfParse(t *testing.T) {
 	transporttest.CheckParseAllocs(t, Codec{}, Codec{}.AppendFrame(nil, im.OpBinary, make([]byte, 200)))
 }
 

@@ -93,7 +93,7 @@ func FuzzParse(f *testing.F) {
 	})
 }
 
-func TestParseDoesNotAllocate(t *testing.T) {
+func TestCostOfParse(t *testing.T) {
 	b := clientCodec{}.AppendFrame(nil, im.OpBinary, make([]byte, 200))
 	transporttest.CheckParseAllocs(t, serverCodec{}, b)
 	transporttest.CheckParseAllocs(t, clientCodec{}, serverCodec{}.AppendFrame(nil, im.OpBinary, make([]byte, 200)))

@@ -1,4 +1,0 @@
-package transport
-
-// RaceEnabled tells the tests outside the package.
-const RaceEnabled = raceEnabled
