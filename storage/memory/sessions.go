@@ -3,6 +3,7 @@ package memory
 
 import (
 	"context"
+	"iter"
 	"slices"
 	"strings"
 	"sync"
@@ -22,11 +23,11 @@ type Sessions struct {
 	now func() time.Time
 
 	mu       sync.Mutex
-	accounts map[storage.AccountKey]map[string]storage.Session // by device
-	leases   map[string]lease                                  // by gateway
-	logins   int                                               // since the last sweep
-	missed   map[string]*missed                                // by gateway
-	notes    int64                                             // of what was missed
+	accounts map[storage.AccountKey]packed
+	leases   map[string]lease   // by gateway
+	logins   int                // since the last sweep
+	missed   map[string]*missed // by gateway
+	notes    int64              // of what was missed
 }
 
 // lease is a gateway's.
@@ -44,7 +45,7 @@ func NewSessions(o Options) *Sessions {
 	}
 	return &Sessions{
 		now:      o.Now,
-		accounts: make(map[storage.AccountKey]map[string]storage.Session),
+		accounts: make(map[storage.AccountKey]packed),
 		leases:   make(map[string]lease),
 		missed:   make(map[string]*missed),
 	}
@@ -62,7 +63,7 @@ func (s *Sessions) Login(ctx context.Context, session storage.Session, p storage
 	if err != nil {
 		return storage.Admission{}, err
 	}
-	for _, other := range s.accounts[keyOf(session)] {
+	for other := range s.of(session) {
 		session.LoginAt = max(session.LoginAt, other.LoginAt+1)
 	}
 	for _, d := range displaced {
@@ -74,7 +75,7 @@ func (s *Sessions) Login(ctx context.Context, session storage.Session, p storage
 
 // living are the sessions of the session's account whose leases run. Caller holds mu.
 func (s *Sessions) living(session storage.Session) (out []storage.Session) {
-	for _, other := range s.accounts[keyOf(session)] {
+	for other := range s.of(session) {
 		if s.live(other) {
 			out = append(out, other)
 		}
@@ -86,27 +87,48 @@ func keyOf(session storage.Session) storage.AccountKey {
 	return storage.AccountKey{App: session.App, Account: session.Account}
 }
 
+// of are the sessions of the session's account. Caller holds mu.
+func (s *Sessions) of(session storage.Session) iter.Seq[storage.Session] {
+	key := keyOf(session)
+	return s.accounts[key].all(key)
+}
+
+// keep stores the account's sessions. Caller holds mu.
+func (s *Sessions) keep(key storage.AccountKey, list []storage.Session) {
+	if len(list) == 0 {
+		delete(s.accounts, key)
+		return
+	}
+	s.accounts[key] = pack(list)
+}
+
 // put stores the session. Caller holds mu.
 func (s *Sessions) put(session storage.Session) {
-	devices := s.accounts[keyOf(session)]
-	if devices == nil {
-		devices = make(map[string]storage.Session, 1)
-		s.accounts[keyOf(session)] = devices
+	list := []storage.Session{session}
+	for other := range s.of(session) {
+		if other.Device != session.Device {
+			list = append(list, other)
+		}
 	}
-	devices[session.Device] = session
+	slices.SortFunc(list, func(a, b storage.Session) int { return strings.Compare(a.Device, b.Device) })
+	s.keep(keyOf(session), list)
 }
 
 // drop removes the session if it is still the one of its device, and reports whether it was. Caller holds mu.
 func (s *Sessions) drop(session storage.Session) bool {
-	key := keyOf(session)
-	if current, ok := s.accounts[key][session.Device]; !ok || current.Channel != session.Channel {
-		return false
+	var others []storage.Session
+	found := false
+	for other := range s.of(session) {
+		if other.Device == session.Device && other.Channel == session.Channel {
+			found = true
+		} else {
+			others = append(others, other)
+		}
 	}
-	delete(s.accounts[key], session.Device)
-	if len(s.accounts[key]) == 0 {
-		delete(s.accounts, key)
+	if found {
+		s.keep(keyOf(session), others)
 	}
-	return true
+	return found
 }
 
 // live reports whether the session's lease runs. Caller holds mu.
@@ -139,14 +161,18 @@ func (s *Sessions) sweep() {
 			delete(s.missed, gateway) // should it come back, it has lost everything
 		}
 	}
-	for key, devices := range s.accounts {
-		for device, session := range devices {
-			if _, ok := s.leases[session.Gateway]; !ok {
-				delete(devices, device)
+	for key, sessions := range s.accounts {
+		var leased []storage.Session
+		ended := false
+		for session := range sessions.all(key) {
+			if _, ok := s.leases[session.Gateway]; ok {
+				leased = append(leased, session)
+			} else {
+				ended = true
 			}
 		}
-		if len(devices) == 0 {
-			delete(s.accounts, key)
+		if ended {
+			s.keep(key, leased)
 		}
 	}
 }
@@ -170,12 +196,11 @@ func (s *Sessions) Find(ctx context.Context, keys []storage.AccountKey) ([][]sto
 	defer s.mu.Unlock()
 	found := make([][]storage.Session, len(keys))
 	for i, key := range keys {
-		for _, session := range s.accounts[key] {
+		for session := range s.accounts[key].all(key) {
 			if s.live(session) {
 				found[i] = append(found[i], session)
 			}
 		}
-		slices.SortFunc(found[i], func(a, b storage.Session) int { return strings.Compare(a.Device, b.Device) })
 	}
 	return found, nil
 }

@@ -2,6 +2,8 @@ package memory
 
 import (
 	"fmt"
+	"runtime"
+	"strings"
 	"testing"
 	"time"
 
@@ -9,6 +11,7 @@ import (
 
 	"github.com/hermod-im/hermod/storage"
 	"github.com/hermod-im/hermod/storage/storagetest"
+	"github.com/hermod-im/hermod/test/cost"
 )
 
 func TestSessions(t *testing.T) {
@@ -37,4 +40,43 @@ func TestSessionsOfEndedLeasesAreForgotten(t *testing.T) {
 	}
 	require.Len(t, s.accounts, 1)
 	require.Len(t, s.leases, 1)
+}
+
+// What a session of standalone takes: 32 bytes for the names of tenant and account, 80 for the rest, 50 to 110
+// for its place in the map, which is not the same each time.
+func TestCostOfSession(t *testing.T) {
+	const accounts = 14_000 // as many as fit into a map's 16 tables
+	s := NewSessions(Options{})
+	_, err := s.RenewLease(t.Context(), "gateway-1", 60_000, 0)
+	require.NoError(t, err)
+	before := cost.Heap()
+	for i := range accounts {
+		_, err := s.Login(t.Context(), storage.Session{
+			App: strings.Clone("default"), Account: fmt.Sprintf("account-%08d", i), Device: "0123456789", Platform: "desktop",
+			Channel: fmt.Sprint("gateway-1.", i), Gateway: "gateway-1", Instance: "xyz", Attempt: 1, LoginAt: time.Now().UnixNano(),
+		}, storage.DevicePolicy{})
+		require.NoError(t, err)
+	}
+	cost.Bytes(t, "a session", 190, accounts, before)
+	runtime.KeepAlive(s)
+}
+
+func BenchmarkFind(b *testing.B) {
+	s := NewSessions(Options{})
+	_, err := s.RenewLease(b.Context(), "gateway-1", 1<<40, 0)
+	require.NoError(b, err)
+	keys := make([]storage.AccountKey, 100)
+	for i := range keys {
+		keys[i] = storage.AccountKey{App: "default", Account: fmt.Sprint("account-", i)}
+		_, err := s.Login(b.Context(), storage.Session{
+			App: "default", Account: keys[i].Account, Device: "phone", Platform: "ios", Channel: fmt.Sprint("gateway-1.", i), Gateway: "gateway-1",
+		}, storage.DevicePolicy{})
+		require.NoError(b, err)
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := s.Find(b.Context(), keys); err != nil {
+			b.Fatal(err)
+		}
+	}
 }
