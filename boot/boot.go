@@ -11,6 +11,7 @@ import (
 	"net"
 	"os"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -116,6 +117,8 @@ func ServeWith(ctx context.Context, s Service, port *admin.Server) error {
 	ended := make(chan error, 1)
 	serving, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
+	var trimming sync.WaitGroup
+	trimming.Go(func() { trim(serving) })
 	if port == nil {
 		ended <- nil
 	} else {
@@ -123,6 +126,7 @@ func ServeWith(ctx context.Context, s Service, port *admin.Server) error {
 	}
 	err := s.Run(ctx)
 	stop()
+	trimming.Wait()
 	return errors.Join(err, <-ended, s.Close())
 }
 
