@@ -95,6 +95,7 @@ func NewLogic(ctx context.Context, c config.Config, env *Env) (_ *Logic, err err
 		Instance:        self,
 		Secret:          []byte(c.Secret),
 		Shards:          c.Logic.Shards,
+		CommitInterval:  c.Logic.CommitInterval,
 		BatchMax:        c.Logic.BatchMax,
 		QueueMax:        c.Logic.QueueMax,
 		Handlers:        c.Logic.Handlers,

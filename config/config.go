@@ -122,13 +122,14 @@ type TLS struct {
 
 // Logic decides and stores.
 type Logic struct {
-	Listen    string        `koanf:"listen" doc:"Address to listen on for gateways. Other services only: keep it off public networks."`
-	Advertise string        `koanf:"advertise" doc:"host:port under which gateways reach this node. Empty: made of node.address and the port of listen."`
-	Shards    int           `koanf:"shards" doc:"Conversations are spread over this many writers; each commits one batch at a time."`
-	BatchMax  int           `koanf:"batch_max" doc:"Most messages in one commit."`
-	QueueMax  int           `koanf:"queue_max" doc:"Most messages that wait for one writer. Beyond it requests are answered with status 300 at once."`
-	Timeout   time.Duration `koanf:"timeout" doc:"How long one request may take."`
-	Handlers  int           `koanf:"handlers" doc:"Most requests other than talk that are worked on at once. Beyond it they wait, bounded by the links' queues."`
+	Listen         string        `koanf:"listen" doc:"Address to listen on for gateways. Other services only: keep it off public networks."`
+	Advertise      string        `koanf:"advertise" doc:"host:port under which gateways reach this node. Empty: made of node.address and the port of listen."`
+	Shards         int           `koanf:"shards" doc:"Conversations are spread over this many writers; each commits one batch at a time. More of them make smaller, dearer transactions; they pay where a commit takes long for reasons other than its size."`
+	CommitInterval time.Duration `koanf:"commit_interval" doc:"Shortest time from the beginning of one commit of a writer to that of the next under load: fewer, larger transactions, for as much latency at most. 0: none."`
+	BatchMax       int           `koanf:"batch_max" doc:"Most messages in one commit."`
+	QueueMax       int           `koanf:"queue_max" doc:"Most messages that wait for one writer. Beyond it requests are answered with status 300 at once."`
+	Timeout        time.Duration `koanf:"timeout" doc:"How long one request may take."`
+	Handlers       int           `koanf:"handlers" doc:"Most requests other than talk that are worked on at once. Beyond it they wait, bounded by the links' queues."`
 }
 
 // Router tells clients which gateways to use.
@@ -182,7 +183,7 @@ func Default() Config {
 			LoginWait: 10 * time.Second, ReadWait: 3 * time.Minute, WriteWait: 10 * time.Second,
 			MaxPacket: 64 * KiB, QueueBytes: MiB, MaxConnections: 1_000_000, Poll: true,
 		},
-		Logic:   Logic{Listen: ":8100", Shards: 4, BatchMax: 500, QueueMax: 20_000, Handlers: 64, Timeout: 10 * time.Second},
+		Logic:   Logic{Listen: ":8100", Shards: 1, CommitInterval: 4 * time.Millisecond, BatchMax: 500, QueueMax: 20_000, Handlers: 64, Timeout: 10 * time.Second},
 		Router:  Router{Listen: ":8080", Domains: 3},
 		Devices: Devices{Scope: ScopeDevice, Conflict: PolicyDisplace, MaxPolicy: PolicyDisplace},
 		Limits: Limits{

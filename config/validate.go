@@ -97,6 +97,8 @@ func (c Config) validateLogic(v *validation) {
 	v.listen("logic.listen", c.Logic.Listen)
 	v.address("logic.advertise", c.Logic.Advertise)
 	v.between("logic.shards", c.Logic.Shards, 1, 4096)
+	v.atLeast("logic.commit_interval", c.Logic.CommitInterval, 0)
+	v.check("logic.commit_interval", c.Logic.CommitInterval <= time.Second, "is %s: must be at most 1s", formatDuration(c.Logic.CommitInterval))
 	v.between("logic.batch_max", c.Logic.BatchMax, 1, 4096)
 	v.between("logic.queue_max", c.Logic.QueueMax, c.Logic.BatchMax, maxCount)
 	v.positive("logic.timeout", c.Logic.Timeout)

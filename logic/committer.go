@@ -21,8 +21,9 @@ type utterance struct {
 }
 
 // committer stores messages in groups: each shard commits what has gathered while its last commit
-// ran, without a timer. A conversation always goes to the same shard, so that it has one writer and
-// its messages keep the order in which they came.
+// ran, and under load begins no commit sooner than Config.CommitInterval after the last one began,
+// so that more share a transaction. A conversation always goes to the same shard, so that it has one
+// writer and its messages keep the order in which they came.
 //
 //	handler → add → shard.waiting → commit (one transaction) → answer → shard.stored → dispatch
 type committer struct {
@@ -36,10 +37,12 @@ type shard struct {
 	log      *logrus.Entry
 	batchMax int
 	queueMax int
+	interval time.Duration
 	timeout  time.Duration
 	now      func() time.Time // of the times of sending
 
 	wake   chan struct{}     // capacity 1
+	full   chan struct{}     // capacity 1: a whole batch waits
 	stored chan []*utterance // committed and answered, to be dispatched in order
 	doubts *doubts
 
@@ -61,9 +64,11 @@ func newCommitter(cfg Config, messages storage.Messages, d *dispatcher, m *metri
 			log:      log,
 			batchMax: cfg.BatchMax,
 			queueMax: cfg.QueueMax,
+			interval: cfg.CommitInterval,
 			timeout:  cfg.Timeout,
 			now:      cfg.Now,
 			wake:     make(chan struct{}, 1),
+			full:     make(chan struct{}, 1),
 			stored:   make(chan []*utterance, storedBatches),
 			doubts:   newDoubts(),
 		}
@@ -80,12 +85,23 @@ func (t *committer) add(u *utterance) error {
 		return errBusy
 	}
 	s.waiting = append(s.waiting, u)
+	n := len(s.waiting)
 	s.mu.Unlock()
-	select {
-	case s.wake <- struct{}{}:
-	default:
+	switch n {
+	case 1:
+		signal(s.wake)
+	case s.batchMax:
+		signal(s.full)
 	}
 	return errDeferred
+}
+
+// signal wakes who waits for c, now or later.
+func signal(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
 }
 
 // shardOf hashes a draft's conversation, the same from both sides of a conversation of two.
@@ -119,13 +135,48 @@ func (s *shard) commitLoop(ctx context.Context) {
 				return
 			}
 		}
+		start := time.Now()
 		s.commit(batch)
 		select {
 		case s.stored <- batch:
 		case <-ctx.Done():
 			return
 		}
+		if len(batch) >= busyBatch {
+			s.pause(ctx, s.interval-time.Since(start))
+		}
 	}
+}
+
+// busyBatch is the size of a commit after which the next one is not begun before Config.CommitInterval:
+// a few messages need not wait for others.
+const busyBatch = 8
+
+// pause lets messages gather for a while, at most a batch of them.
+func (s *shard) pause(ctx context.Context, d time.Duration) {
+	if d <= 0 || s.isFull() {
+		return
+	}
+	late := time.NewTimer(d)
+	defer late.Stop()
+	for {
+		select {
+		case <-late.C:
+			return
+		case <-ctx.Done():
+			return
+		case <-s.full: // perhaps of before the last commit
+			if s.isFull() {
+				return
+			}
+		}
+	}
+}
+
+func (s *shard) isFull() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.waiting) >= s.batchMax
 }
 
 // take removes the next batch from the queue.

@@ -34,8 +34,11 @@ type Config struct {
 	Instance naming.Instance
 	// Secret authenticates links.
 	Secret []byte
-	// Shards is how many group commits run at once. Defaults to 4.
+	// Shards is how many group commits run at once. Defaults to 1.
 	Shards int
+	// CommitInterval is the shortest time from the beginning of one commit of a shard to that of the next
+	// under load: fewer, larger transactions for as much latency. 0: none.
+	CommitInterval time.Duration
 	// BatchMax is the largest number of messages of one commit. Defaults to 500.
 	BatchMax int
 	// QueueMax bounds the messages that wait for one shard; above it the answer is status 300. Defaults to 20,000.
@@ -68,7 +71,7 @@ func (c *Config) setDefaults() {
 			*v = to
 		}
 	}
-	set(&c.Shards, 4)
+	set(&c.Shards, 1)
 	set(&c.BatchMax, 500)
 	set(&c.QueueMax, 20_000)
 	set(&c.Handlers, 64)
