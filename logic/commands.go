@@ -8,8 +8,8 @@ import (
 // commands is the table of all commands. A new one needs a row here, a handler and a test.
 func (n *Node) commands(d *dispatcher) []Route {
 	var (
-		login   = &login{sessions: n.deps.Sessions, dispatch: d, policy: n.cfg.Devices, metrics: n.metrics, now: n.cfg.Now}
-		lease   = &lease{sessions: n.deps.Sessions, dispatch: d, policy: n.cfg.Devices}
+		login   = &login{sessions: n.deps.Sessions, dispatch: d, policy: n.cfg.Devices, metrics: n.metrics, now: n.cfg.Now, settle: n.cfg.LocationAge}
+		lease   = &lease{sessions: n.deps.Sessions, dispatch: d, policy: n.cfg.Devices, settle: n.cfg.LocationAge}
 		talk    = &talk{committer: n.committer, maxBody: n.cfg.MaxBody}
 		offline = &offline{messages: n.deps.Messages, indexPage: n.cfg.IndexPage}
 		sync    = &syncer{messages: n.deps.Messages}
@@ -17,7 +17,7 @@ func (n *Node) commands(d *dispatcher) []Route {
 		group   = &group{groups: n.deps.Groups, dispatch: d, limits: storage.GroupLimits{Members: n.cfg.MaxGroupMembers, Groups: n.cfg.MaxGroups}}
 	)
 	return []Route{
-		{Command: wire.CmdSignIn, Handle: unary(login.signIn)},
+		{Command: wire.CmdSignIn, Handle: login.handle},
 
 		{Command: wire.CmdUserTalk, Inline: true, Handle: talk.to(storage.KindUser)},
 		{Command: wire.CmdGroupTalk, Inline: true, Handle: talk.to(storage.KindGroup)},

@@ -26,12 +26,13 @@ import (
 // unlinked). If nobody knows whom it was for, because the session store did not answer, all gateways
 // hint all clients as soon as it does.
 type dispatcher struct {
-	sessions storage.Sessions
-	links    links
-	unlinked *unlinked
-	metrics  *metrics
-	log      *logrus.Entry
-	timeout  time.Duration
+	sessions  storage.Sessions
+	locations *locations
+	links     links
+	unlinked  *unlinked
+	metrics   *metrics
+	log       *logrus.Entry
+	timeout   time.Duration
 
 	owed atomic.Bool   // all clients are to be hinted
 	wake chan struct{} // capacity 1: owed was set
@@ -43,9 +44,10 @@ type links interface {
 	Broadcast(packet []byte)
 }
 
-func newDispatcher(s storage.Sessions, l links, m *metrics, log *logrus.Entry, timeout time.Duration) *dispatcher {
+func newDispatcher(cfg Config, s storage.Sessions, l links, m *metrics, log *logrus.Entry) *dispatcher {
 	return &dispatcher{
-		sessions: s, links: l, unlinked: newUnlinked(s, log, timeout), metrics: m, log: log, timeout: timeout,
+		sessions: s, locations: newLocations(s, cfg.LocationAge, m), links: l,
+		unlinked: newUnlinked(s, log, cfg.Timeout), metrics: m, log: log, timeout: cfg.Timeout,
 		wake: make(chan struct{}, 1),
 	}
 }
@@ -116,20 +118,29 @@ const maxChannels = 10_000
 // conversationID is the public form of a conversation's id.
 func conversationID(id int64) string { return strconv.FormatInt(id, 10) }
 
+// audience is a list of members: the messages of one conversation share it, unless it has changed.
+type audience struct {
+	first *string
+	n     int
+}
+
 // messages pushes a batch of stored messages, in order, after one look-up of all their receivers.
 func (d *dispatcher) messages(batch []*utterance) {
 	var keys []storage.AccountKey
-	index := map[storage.AccountKey]int{}
+	begins := make(map[audience]int, len(batch)) // in keys
 	for _, u := range batch {
-		if u.draft.Err != nil {
+		t := &u.draft
+		if t.Err != nil || len(t.Members) == 0 {
 			continue
 		}
-		for _, m := range u.draft.Members {
-			k := storage.AccountKey{App: u.draft.App, Account: m}
-			if _, ok := index[k]; !ok {
-				index[k] = len(keys)
-				keys = append(keys, k)
-			}
+		a := audience{&t.Members[0], len(t.Members)}
+		if _, ok := begins[a]; ok {
+			continue
+		}
+		begins[a] = len(keys)
+		keys = slices.Grow(keys, len(t.Members))
+		for _, m := range t.Members {
+			keys = append(keys, storage.AccountKey{App: t.App, Account: m})
 		}
 	}
 	if len(keys) == 0 {
@@ -140,11 +151,12 @@ func (d *dispatcher) messages(batch []*utterance) {
 		return
 	}
 	for _, u := range batch {
-		if u.draft.Err == nil {
-			d.message(u, func(account string) []storage.Session {
-				return found[index[storage.AccountKey{App: u.draft.App, Account: account}]]
-			})
+		t := &u.draft
+		if t.Err != nil || len(t.Members) == 0 {
+			continue
 		}
+		from := begins[audience{&t.Members[0], len(t.Members)}]
+		d.message(u, found[from:from+len(t.Members)])
 	}
 }
 
@@ -152,7 +164,7 @@ func (d *dispatcher) messages(batch []*utterance) {
 func (d *dispatcher) find(keys []storage.AccountKey) ([][]storage.Session, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), d.timeout)
 	defer cancel()
-	found, err := d.sessions.Find(ctx, keys)
+	found, err := d.locations.find(ctx, keys)
 	if err != nil {
 		d.metrics.unpushed.WithLabelValues("session_store").Add(float64(len(keys)))
 		d.log.WithError(err).WithField("accounts", len(keys)).Error("cannot look sessions up: nothing pushed")
@@ -164,13 +176,13 @@ func (d *dispatcher) find(keys []storage.AccountKey) ([][]storage.Session, error
 // message pushes one message to the devices of all members but the one that sent it. Devices that
 // keep cursors also get what their own account sent, and what had been sent before under the same
 // client_id: its first push may have been lost with the node that stored it.
-func (d *dispatcher) message(u *utterance, sessions func(account string) []storage.Session) {
+func (d *dispatcher) message(u *utterance, members [][]storage.Session) {
 	t := &u.draft
-	targets := targets{}
-	for _, m := range t.Members {
-		for _, s := range sessions(m) {
-			syncs := keepsCursors(s)
-			if s.Channel == u.c.Packet.ChannelID || !syncs && (m == t.Sender || t.Duplicate) {
+	var targets targets
+	for _, sessions := range members {
+		for i := range sessions {
+			s := &sessions[i]
+			if s.Channel == u.c.Packet.ChannelID || !keepsCursors(s) && (s.Account == t.Sender || t.Duplicate) {
 				continue
 			}
 			targets.add(s)
@@ -213,9 +225,9 @@ func (d *dispatcher) toOthers(who storage.AccountKey, asking string, feature wir
 	if err != nil {
 		return
 	}
-	targets := targets{}
-	for _, s := range found[0] {
-		if s.Channel != asking && wire.Features(s.Features).Has(feature) {
+	var targets targets
+	for i := range found[0] {
+		if s := &found[0][i]; s.Channel != asking && wire.Features(s.Features).Has(feature) {
 			targets.add(s)
 		}
 	}
@@ -238,8 +250,8 @@ func (d *dispatcher) hint(accounts map[storage.AccountKey]struct{}) {
 // kick tells a displaced session so, and why; its gateway closes the connection.
 func (d *dispatcher) kick(x storage.Displaced) {
 	d.metrics.displaced.WithLabelValues(string(x.Reason)).Inc()
-	targets := targets{}
-	targets.add(x.Session)
+	var targets targets
+	targets.add(&x.Session)
 	d.send(targets, wire.Header{Command: wire.CmdSignIn}, &pb.KickoutNotify{
 		ChannelId: x.Channel, Reason: string(x.Reason), Device: x.ByDevice, Platform: x.ByPlatform,
 	})
@@ -264,28 +276,35 @@ func (d *dispatcher) verify(sessions []storage.Session) {
 }
 
 // keepsCursors reports whether the session's client keeps cursors, and so acknowledges nothing.
-func keepsCursors(s storage.Session) bool { return wire.Features(s.Features).Has(wire.FeatureSync) }
+func keepsCursors(s *storage.Session) bool { return wire.Features(s.Features).Has(wire.FeatureSync) }
 
 // targets are the channels to reach, by gateway.
-type targets map[string]target
+type targets []target
 
 type target struct {
+	gateway  string
 	channels []string
 	acks     bool // some of them are of clients that acknowledge what they are sent
 }
 
-func (t targets) add(s storage.Session) {
-	to := t[s.Gateway]
+func (t *targets) add(s *storage.Session) {
+	i := 0
+	for i < len(*t) && (*t)[i].gateway != s.Gateway {
+		i++
+	}
+	if i == len(*t) {
+		*t = append(*t, target{gateway: s.Gateway})
+	}
+	to := &(*t)[i]
 	to.channels = append(to.channels, s.Channel)
 	to.acks = to.acks || !keepsCursors(s)
-	t[s.Gateway] = to
 }
 
 func targetsOf(found [][]storage.Session) targets {
-	t := targets{}
+	var t targets
 	for _, sessions := range found {
-		for _, s := range sessions {
-			t.add(s)
+		for i := range sessions {
+			t.add(&sessions[i])
 		}
 	}
 	return t
@@ -305,7 +324,7 @@ func (d *dispatcher) send(t targets, header wire.Header, body proto.Message) {
 		return
 	}
 	delivered := header.Delivered
-	for gateway, to := range t {
+	for _, to := range t {
 		p.Delivered = nil
 		if to.acks {
 			p.Delivered = delivered
@@ -313,18 +332,27 @@ func (d *dispatcher) send(t targets, header wire.Header, body proto.Message) {
 		for channels := to.channels; len(channels) > 0; {
 			n := min(maxChannels, len(channels))
 			p.Channels = channels[:n]
-			err := d.links.Push(gateway, p.Append(nil))
+			err := d.links.Push(to.gateway, p.Append(make([]byte, 0, packetSize(&p))))
 			d.count(n, err)
 			switch {
 			case err == nil || errors.Is(err, im.ErrQueueFull):
 			case p.Command == wire.CmdSignIn: // KickoutNotify
-				d.unlinked.add(gateway, nil, p.Channels)
+				d.unlinked.add(to.gateway, nil, p.Channels)
 			default:
-				d.unlinked.add(gateway, p.Channels, nil)
+				d.unlinked.add(to.gateway, p.Channels, nil)
 			}
 			channels = channels[n:]
 		}
 	}
+}
+
+// packetSize is about the size of a push, rather more.
+func packetSize(p *wire.LogicPkt) int {
+	n := 96 + len(p.Body) + len(p.Dest)
+	for _, channel := range p.Channels {
+		n += len(channel) + 2
+	}
+	return n
 }
 
 func (d *dispatcher) count(n int, err error) {

@@ -145,9 +145,9 @@ func TestPushToAGroup(t *testing.T) {
 // The channels of one gateway are sent in parts, so that a packet stays far below a link's limit.
 func TestManyChannelsAreSentInParts(t *testing.T) {
 	f := build(t, nil)
-	targets := targets{}
+	var targets targets
 	for i := range 2*maxChannels + 1 {
-		targets.add(storage.Session{Gateway: "gateway-1", Channel: fmt.Sprintf("gateway-1.%06d", i)})
+		targets.add(&storage.Session{Gateway: "gateway-1", Channel: fmt.Sprintf("gateway-1.%06d", i)})
 	}
 	f.dispatch.send(targets, wire.Header{Command: wire.CmdGroupTalk}, &pb.MessagePush{Body: "hi"})
 	var sizes []int
@@ -223,7 +223,7 @@ func TestCountOfPushes(t *testing.T) {
 	f := build(t, nil)
 	f.links.fails = map[string]error{"full": im.ErrQueueFull, "gone": container.ErrNotLinked, "broken": errors.New("x")}
 	for _, g := range []string{"full", "gone", "broken", "up"} {
-		f.dispatch.send(targets{g: {channels: []string{"a", "b"}}}, wire.Header{Command: wire.CmdUserTalk}, &pb.MessagePush{})
+		f.dispatch.send(targets{{gateway: g, channels: []string{"a", "b"}}}, wire.Header{Command: wire.CmdUserTalk}, &pb.MessagePush{})
 	}
 	require.EqualValues(t, 2, f.counter("pushed_total", ""))
 	require.EqualValues(t, 2, f.counter("unpushed_total", "queue_full"))

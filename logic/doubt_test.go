@@ -77,7 +77,7 @@ func TestMessageInDoubtIsPushedWhenItIsSentAgain(t *testing.T) {
 
 	pushed, asked := new(recorder), new(agent)
 	messages := &brokenCommits{broken: true, stored: map[string]bool{}}
-	d := newDispatcher(sessions, pushed, m, log.WithField("test", true), time.Second)
+	d := newDispatcher(Config{Timeout: time.Second}, sessions, pushed, m, log.WithField("test", true))
 	s := newCommitter(Config{Shards: 1, Timeout: time.Second, Now: time.Now}, messages, d, m, log.WithField("test", true)).shards[0]
 	say := func() {
 		c := &Context{agent: asked, node: &Node{metrics: m}, log: d.log}

@@ -46,6 +46,8 @@ func build(t testing.TB, change func(*Config)) *fixture {
 	cfg := Config{
 		Instance: naming.Instance{ID: "logic-1", Service: naming.ServiceLogic, Node: "logic", Address: "127.0.0.1:1", State: naming.StateJoining},
 		Secret:   secret,
+		// Tests change who is on line at will.
+		LocationAge: -1,
 	}
 	if change != nil {
 		change(&cfg)

@@ -2,6 +2,7 @@ package logic
 
 import (
 	"context"
+	"time"
 
 	"google.golang.org/protobuf/proto"
 
@@ -14,6 +15,7 @@ type lease struct {
 	sessions storage.Sessions
 	dispatch *dispatcher
 	policy   storage.DevicePolicy
+	settle   time.Duration // Config.LocationAge
 }
 
 func (l *lease) renew(ctx context.Context, c *Context, req *pb.LeaseRenewReq) (proto.Message, error) {
@@ -43,6 +45,11 @@ func (l *lease) restore(ctx context.Context, c *Context, req *pb.SessionRestoreR
 		if d.Gateway == c.Gateway { // should the kick be lost
 			resp.Displaced = append(resp.Displaced, d.Channel)
 		}
+	}
+	select { // the gateway hints its clients upon the answer: see locations
+	case <-time.After(l.settle):
+	case <-ctx.Done():
+		return nil, ctx.Err()
 	}
 	return resp, nil
 }

@@ -3,7 +3,7 @@
 // A packet comes in through Receive (logic.go), the Router finds its row in the table of commands
 // (commands.go) and runs the chain of middlewares before the handler (router.go). Talk goes on to
 // the conversation's shard (committer.go), which stores what has gathered in one transaction, and
-// then, never before, answers and pushes (dispatch.go). Who could not be pushed to learns it later: pushes
+// then, never before, answers and pushes (dispatch.go) to where the receivers are (locations.go). Who could not be pushed to learns it later: pushes
 // without a link are in missed.go, commits without an answer in doubt.go. The other handlers are in login.go,
 // lease.go, group.go, offline.go, read.go and sync.go.
 package logic
@@ -61,6 +61,9 @@ type Config struct {
 	IndexPage int
 	// Rate limits the requests of one account at this node. The zero value does not.
 	Rate limit.Rate
+	// LocationAge is for how long a node goes by what the session store has said of an account, and how
+	// long it keeps the answer to a login back for that; the same on all nodes. Defaults to 50 ms; negative: none.
+	LocationAge time.Duration
 	// Now is the clock of the times of sending and of login. Defaults to time.Now.
 	Now func() time.Time
 }
@@ -80,6 +83,12 @@ func (c *Config) setDefaults() {
 	set(&c.MaxGroups, 1000)
 	set(&c.Devices.Max, 10)
 	set(&c.IndexPage, 2000)
+	switch {
+	case c.LocationAge == 0:
+		c.LocationAge = 50 * time.Millisecond
+	case c.LocationAge < 0:
+		c.LocationAge = 0
+	}
 	if c.Timeout == 0 {
 		c.Timeout = 10 * time.Second
 	}
@@ -143,7 +152,7 @@ func New(cfg Config, deps Deps) *Node {
 		Keep:         n.keep,
 		Log:          n.log,
 	})
-	n.dispatch = newDispatcher(deps.Sessions, n.hub, n.metrics, n.log, cfg.Timeout)
+	n.dispatch = newDispatcher(cfg, deps.Sessions, n.hub, n.metrics, n.log)
 	n.committer = newCommitter(cfg, deps.Messages, n.dispatch, n.metrics, n.log)
 	n.router = NewRouter(n.commands(n.dispatch), cfg.Handlers, recoverer(n.log), n.metrics.measure, limiter(cfg.Rate, n.metrics.limited))
 	deps.Server.SetAcceptor(n.hub)

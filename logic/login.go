@@ -6,8 +6,6 @@ import (
 	"strconv"
 	"time"
 
-	"google.golang.org/protobuf/proto"
-
 	"github.com/hermod-im/hermod/container"
 	"github.com/hermod-im/hermod/storage"
 	"github.com/hermod-im/hermod/wire"
@@ -22,10 +20,30 @@ type login struct {
 	policy   storage.DevicePolicy
 	metrics  *metrics
 	now      func() time.Time
+	settle   time.Duration // Config.LocationAge
+}
+
+// handle answers a login when every node knows of it: see locations.
+func (l *login) handle(c *Context) error {
+	req := new(pb.LoginReq)
+	if err := c.Decode(req); err != nil {
+		return err
+	}
+	ctx, cancel := c.withTimeout()
+	defer cancel()
+	resp, err := l.signIn(ctx, c, req)
+	if err != nil {
+		return err
+	}
+	time.AfterFunc(l.settle, func() {
+		c.Respond(resp)
+		c.finish()
+	})
+	return errDeferred
 }
 
 // signIn makes the channel the session of its device, and tells those that give way to it.
-func (l *login) signIn(ctx context.Context, c *Context, req *pb.LoginReq) (proto.Message, error) {
+func (l *login) signIn(ctx context.Context, c *Context, req *pb.LoginReq) (*pb.LoginResp, error) {
 	features := wire.ParseFeatures(req.Features)
 	admission, err := l.sessions.Login(ctx, storage.Session{
 		App:      c.Packet.App,

@@ -55,7 +55,7 @@ func TestNotesWaitForTheStore(t *testing.T) {
 	f.online("full", "bob", syncs, "b")
 	f.links.fails = map[string]error{"gateway-1": container.ErrNotLinked, "full": im.ErrQueueFull}
 	f.sessions.setDown(true)
-	f.dispatch.send(targets{"gateway-1": {channels: bob}, "full": {channels: []string{"full.bob"}}}, wire.Header{Command: wire.CmdUserTalk}, &pb.MessagePush{})
+	f.dispatch.send(targets{{gateway: "gateway-1", channels: bob}, {gateway: "full", channels: []string{"full.bob"}}}, wire.Header{Command: wire.CmdUserTalk}, &pb.MessagePush{})
 	require.False(t, f.dispatch.unlinked.flush(t.Context()))
 	f.sessions.setDown(false)
 	require.True(t, f.dispatch.unlinked.flush(t.Context()))

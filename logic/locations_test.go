@@ -1,0 +1,119 @@
+package logic
+
+import (
+	"context"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/stretchr/testify/require"
+
+	"github.com/hermod-im/hermod/storage"
+	"github.com/hermod-im/hermod/storage/memory"
+	"github.com/hermod-im/hermod/test/await"
+	"github.com/hermod-im/hermod/wire"
+	"github.com/hermod-im/hermod/wire/pb"
+)
+
+const age = 50 * time.Millisecond
+
+// countingSessions counts the accounts that were asked for.
+type countingSessions struct {
+	*memory.Sessions
+	asked int
+}
+
+func (s *countingSessions) Find(ctx context.Context, keys []storage.AccountKey) ([][]storage.Session, error) {
+	s.asked += len(keys)
+	return s.Sessions.Find(ctx, keys)
+}
+
+// located is what a test of locations needs, in a bubble of synctest.
+func located(t *testing.T) (l *locations, s *countingSessions, login func(account string), channels func(account string) int) {
+	s = &countingSessions{Sessions: memory.NewSessions(memory.Options{})}
+	_, err := s.RenewLease(t.Context(), "g", time.Hour.Milliseconds(), 0)
+	require.NoError(t, err)
+	l = newLocations(s, age, newMetrics(prometheus.NewRegistry()))
+	login = func(account string) {
+		_, err := s.Login(t.Context(), storage.Session{App: "a", Account: account, Channel: account, Gateway: "g"}, storage.DevicePolicy{})
+		require.NoError(t, err)
+	}
+	channels = func(account string) int {
+		found, err := l.find(t.Context(), []storage.AccountKey{{App: "a", Account: "nobody"}, {App: "a", Account: account}})
+		require.NoError(t, err)
+		require.Empty(t, found[0])
+		return len(found[1])
+	}
+	return l, s, login, channels
+}
+
+// Whenever a session is stored, who looks it up an age later finds it: in all phases of the generations.
+func TestLocationsAreNeverOlderThanTheirAge(t *testing.T) {
+	for phase := range 2 * age / time.Millisecond {
+		synctest.Test(t, func(t *testing.T) {
+			_, _, login, channels := located(t)
+			for range phase { // lookups go on all the time
+				channels("bob")
+				time.Sleep(time.Millisecond)
+			}
+			require.Zero(t, channels("bob"))
+			login("bob")
+			for range age / time.Millisecond {
+				channels("bob")
+				time.Sleep(time.Millisecond)
+			}
+			require.Equal(t, 1, channels("bob"), "phase %d ms", phase)
+		})
+	}
+}
+
+func TestLocationsAreRemembered(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		_, s, login, channels := located(t)
+		login("bob")
+		for range 25 {
+			require.Equal(t, 1, channels("bob"))
+			time.Sleep(time.Millisecond)
+		}
+		require.Equal(t, 2, s.asked, "bob and nobody, once each")
+	})
+}
+
+// An answer that took long is not believed for longer than one that did not.
+func TestLateLocationsAreForgotten(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l, _, login, channels := located(t)
+		asked := time.Now()
+		channels("alice") // begins a generation
+		time.Sleep(age / 2)
+		channels("alice") // and another
+		login("bob")
+		l.remember([]storage.AccountKey{{App: "a", Account: "bob"}}, make([][]storage.Session, 1), asked)
+		require.Equal(t, 1, channels("bob"))
+	})
+}
+
+// A client that has the answer to its login is known to every node.
+func TestLoginIsAnsweredWhenAllNodesKnow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		agent := &fakeAgent{happened: await.NewEvents()}
+		f := &Node{log: quiet(), metrics: newMetrics(prometheus.NewRegistry()), cfg: Config{Timeout: time.Second}}
+		sessions := memory.NewSessions(memory.Options{})
+		l := &login{sessions: sessions, metrics: f.metrics, now: time.Now, settle: age}
+		c := &Context{agent: agent, node: f, log: f.log}
+		c.Packet.Header = asClient("bob", wire.CmdSignIn)
+		c.Packet.Body = encode(t, &pb.LoginReq{})
+		f.inflight.Add(1)
+		require.Equal(t, errDeferred, l.handle(c))
+		time.Sleep(age - 1)
+		synctest.Wait()
+		require.Empty(t, agent.got())
+		require.EqualValues(t, 1, f.inflight.Load())
+		time.Sleep(1)
+		synctest.Wait()
+		require.Len(t, agent.got(), 1)
+		require.Equal(t, wire.StatusSuccess, agent.got()[0].Status)
+		require.Zero(t, f.inflight.Load())
+	})
+}
