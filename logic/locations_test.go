@@ -48,23 +48,29 @@ func located(t *testing.T) (l *locations, s *countingSessions, login func(accoun
 	return l, s, login, channels
 }
 
-// Whenever a session is stored, who looks it up an age later finds it: in all phases of the generations.
+// Whenever a session is stored, who looks it up an age later finds it: in all phases of the generations, and
+// however often it is looked up meanwhile.
 func TestLocationsAreNeverOlderThanTheirAge(t *testing.T) {
-	for phase := range 2 * age / time.Millisecond {
-		synctest.Test(t, func(t *testing.T) {
-			_, _, login, channels := located(t)
-			for range phase { // lookups go on all the time
-				channels("bob")
-				time.Sleep(time.Millisecond)
-			}
-			require.Zero(t, channels("bob"))
-			login("bob")
-			for range age / time.Millisecond {
-				channels("bob")
-				time.Sleep(time.Millisecond)
-			}
-			require.Equal(t, 1, channels("bob"), "phase %d ms", phase)
-		})
+	for _, every := range []time.Duration{1, 7, 24, 26, 50} {
+		every *= time.Millisecond
+		for phase := range 2 * age / time.Millisecond {
+			synctest.Test(t, func(t *testing.T) {
+				_, _, login, channels := located(t)
+				for range phase {
+					channels("bob")
+					time.Sleep(time.Millisecond)
+				}
+				require.Zero(t, channels("bob"))
+				login("bob")
+				for known := time.Now().Add(age); time.Now().Before(known); {
+					time.Sleep(min(every, time.Until(known)))
+					if time.Now().Before(known) {
+						channels("bob")
+					}
+				}
+				require.Equal(t, 1, channels("bob"), "phase %d ms, looked up every %s", phase, every)
+			})
+		}
 	}
 }
 
