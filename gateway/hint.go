@@ -23,6 +23,10 @@ import (
 // committed meanwhile over the broken link. Either is for all clients, whether a request of this gateway
 // was open on the link or not: what landed may be for anybody, and came through any gateway. Clients
 // that lose their connection for it lose it once.
+//
+// A link that flaps, or a lease that is lost again and again, would have the same clients log in every few
+// seconds. So no single reason closes more than closeBurst times in closeEvery: what is beyond waits, and
+// concerns those that were there at the last event it waits for.
 
 const (
 	// hintRate and hintSpan spread a round: 100,000 clients over 5 s, a few at once.
@@ -33,6 +37,10 @@ const (
 	// also what the other end of a half-open link may take longer than this one to notice, and to note what
 	// it cannot push.
 	lateCommit = 3 * time.Second
+	// closeBurst and closeEvery are how often clients without hints are closed for the same reason. An outage
+	// of a link is two, at its end and at its repair, which do not wait.
+	closeBurst = 2
+	closeEvery = 20 * time.Second
 )
 
 // hintCause says why clients are told to sync. It is the label of the metric.
@@ -67,11 +75,18 @@ type hints struct {
 	gateway *Gateway
 	wanted  chan struct{} // capacity 1: there may be somebody to tell
 
-	mu    sync.Mutex
-	all   uint64                 // the last event that concerns all clients; guarded by mu
-	syncs uint64                 // the last one that concerns those with the feature "sync", at least all; guarded by mu
-	cause hintCause              // of syncs; guarded by mu
-	late  map[string]secondRound // to come, by the peer whose link broke; guarded by mu
+	mu       sync.Mutex
+	all      uint64                 // the last event that concerns all clients; guarded by mu
+	syncs    uint64                 // the last one that concerns those with the feature "sync", at least all; guarded by mu
+	cause    hintCause              // of syncs; guarded by mu
+	late     map[string]secondRound // to come, by the peer whose link broke; guarded by mu
+	closings map[string]*closings   // of clients without hints, by reason: a peer or a cause; guarded by mu
+}
+
+// closings are those for one reason.
+type closings struct {
+	recent int    // in the last closeEvery
+	event  uint64 // the last that waits to concern all clients, or 0
 }
 
 type secondRound struct {
@@ -80,21 +95,57 @@ type secondRound struct {
 }
 
 func newHints(g *Gateway) *hints {
-	return &hints{gateway: g, wanted: make(chan struct{}, 1), late: map[string]secondRound{}}
+	return &hints{gateway: g, wanted: make(chan struct{}, 1), late: map[string]secondRound{}, closings: map[string]*closings{}}
 }
 
 // want asks for all clients to be told.
 func (h *hints) want(cause hintCause) {
 	h.mu.Lock()
-	h.note(cause)
-	h.all = h.syncs
-	h.mu.Unlock()
+	defer h.mu.Unlock()
+	h.noteForAll(cause, string(cause))
 }
 
-// note numbers an event and wakes run. h.mu is held.
+// note numbers an event. h.mu is held.
 func (h *hints) note(cause hintCause) {
 	h.syncs++
 	h.cause = cause
+	h.wake()
+}
+
+// noteForAll numbers an event that concerns those too who are closed for it, now or when the reason has not
+// closed too often of late. h.mu is held.
+func (h *hints) noteForAll(cause hintCause, reason string) {
+	h.note(cause)
+	c := h.closings[reason]
+	if c == nil {
+		c = &closings{}
+		h.closings[reason] = c
+	}
+	c.event = h.syncs
+	h.close(reason, c)
+}
+
+// close has the event that waits concern all clients, if it may. h.mu is held.
+func (h *hints) close(reason string, c *closings) {
+	if c.event == 0 || c.recent == closeBurst {
+		return
+	}
+	h.all, c.event = max(h.all, c.event), 0
+	h.wake()
+	c.recent++
+	time.AfterFunc(closeEvery, func() {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		c.recent--
+		h.close(reason, c)
+		if c.recent == 0 {
+			delete(h.closings, reason)
+		}
+	})
+}
+
+// wake lets run look for those to be told.
+func (h *hints) wake() {
 	select {
 	case h.wanted <- struct{}{}:
 	default:
@@ -117,17 +168,16 @@ func (h *hints) second(peer string, event uint64) {
 	defer h.mu.Unlock()
 	if h.late[peer].event == event {
 		delete(h.late, peer)
-		h.note(causeLinkGone)
-		h.all = h.syncs
+		h.noteForAll(causeLinkGone, peer)
 	}
 }
 
 // linkBack asks for a round after a link came up that had missed pushes: the second one, if it is due.
 func (h *hints) linkBack(peer string) {
 	h.mu.Lock()
+	defer h.mu.Unlock()
 	h.cancel(peer)
-	h.mu.Unlock()
-	h.want(causeLinkUp)
+	h.noteForAll(causeLinkUp, peer)
 }
 
 // cancel forgets the second round for a peer. h.mu is held.

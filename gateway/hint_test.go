@@ -106,6 +106,79 @@ func TestALinkThatBreaksAgain(t *testing.T) {
 	})
 }
 
+// loggedIn adds a client without hints that is told of what comes from now on.
+func (f *fixture) loggedIn(name string) *fakeChannel {
+	ch := newFakeChannel(gatewayID + "." + name)
+	s := &session{ch: ch, online: true}
+	s.hinted.Store(f.hints.last())
+	ch.SetAttachment(s)
+	f.deps.Channels.Add(ch)
+	return ch
+}
+
+// A link that flaps used to cost clients without hints their connection at every flap. It costs them as
+// many as closings are allowed; those that sync are told of every flap at once.
+func TestALinkThatFlaps(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const flaps, period = 60, 5 * time.Second
+		f := hinting(t)
+		syncs := f.connected(1, wire.FeatureSync)[0]
+		old, closed := f.loggedIn("0"), 0
+		settle := func() {
+			synctest.Wait()
+			if old.reason() == im.ReasonSyncNeeded {
+				closed++
+				old = f.loggedIn(fmt.Sprint(closed))
+			}
+		}
+		for i := range flaps {
+			f.hints.linkLost("logic-1")
+			time.Sleep(time.Second)
+			f.hints.linkBack("logic-1")
+			settle()
+			require.Equal(t, 2*(i+1), syncs.hints())
+			time.Sleep(period - time.Second)
+			settle()
+		}
+		const allowed = int(closeBurst * flaps * period / closeEvery)
+		require.LessOrEqual(t, closed, allowed)
+		require.Greater(t, closed, allowed*3/4)
+	})
+}
+
+// What is beyond the closings that are allowed waits, for those that were there, and for no other reason.
+func TestAClosingThatWaits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := hinting(t)
+		for range closeBurst {
+			old := f.loggedIn("first")
+			f.hints.linkBack("logic-1")
+			synctest.Wait()
+			require.Equal(t, im.ReasonSyncNeeded, old.reason())
+		}
+		old := f.loggedIn("old")
+		f.hints.linkBack("logic-1")
+		late := f.loggedIn("late")
+		synctest.Wait()
+		require.Equal(t, im.ReasonNone, old.reason())
+		time.Sleep(closeEvery)
+		synctest.Wait()
+		require.Equal(t, im.ReasonSyncNeeded, old.reason())
+		require.Equal(t, im.ReasonNone, late.reason())
+
+		f.hints.linkBack("logic-1")
+		f.hints.linkBack("logic-1") // waits
+		old = f.loggedIn("old")
+		f.hints.want(causeStore)
+		synctest.Wait()
+		require.Equal(t, im.ReasonSyncNeeded, old.reason())
+
+		time.Sleep(2 * closeEvery)
+		synctest.Wait()
+		require.Empty(t, f.hints.closings)
+	})
+}
+
 // 100,000 clients do not sync in one second, and an event in the middle of a round costs those that
 // the round has not reached no second hint, and nobody more than another round's time.
 func TestEventInTheMiddleOfARound(t *testing.T) {
