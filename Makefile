@@ -19,6 +19,7 @@ TESTFLAGS    ?=
 TEST_TIMEOUT ?= 12m
 FUZZTIME     ?= 10s
 FAULTSFLAGS  ?=
+BENCHFLAGS   ?=
 # The mix of faults has the machine for itself, and is no part of what is narrowed. The race detector watches its nodes.
 MIX          := $(if $(filter ./...,$(PKG)),'^TestMix$$')
 
@@ -60,6 +61,10 @@ test-mysql: install mysql9-root ## The storage contract on a real MySQL 9 (root 
 .PHONY: faults
 faults: install consul ## Every fault for a minute, under load; FAULTSFLAGS='-run links' for some of them
 	go build -o bin/ ./test/cmd/faults && bin/faults $(FAULTSFLAGS)
+
+.PHONY: bench
+bench: install consul ## What messages and connections cost, with tables and plots; BENCHFLAGS='-run talk' for some, -quick for a glance
+	go build -o bin/ ./test/cmd/bench && bin/bench -docs docs/bench.md $(BENCHFLAGS)
 
 .PHONY: fuzz
 fuzz: ## Every fuzz test for FUZZTIME (10s, or a number of inputs: 10000x)
@@ -125,8 +130,8 @@ mysql9-root: ## MySQL 9 of Debian unstable, into the cache (root only)
 	@test/mysql9-root.sh $(HERMOD_CACHE)
 
 .PHONY: clean
-clean: ## Removes bin/ and ./data; the cache stays
-	rm -rf bin data
+clean: ## Removes bin/, ./data and bench-results/; the cache stays
+	rm -rf bin data bench-results
 
 .PHONY: help
 help:

@@ -59,6 +59,8 @@ var mayImport = map[string][]string{
 	"config": {im},
 	"admin":  {im},
 	"bench":  {im, "wire/...", "transport/...", "client"},
+
+	"bench/report": {"bench"},
 	// Who judges and the old client share no code with what they judge.
 	"verify":                 {"client", "wire/token", "verify/..."},
 	"verify/internal/oracle": {},

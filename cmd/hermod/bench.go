@@ -22,6 +22,7 @@ func benchCommand() *cobra.Command {
 	for _, load := range []*benchLoad{benchTalk(), benchConnect(), benchGroup(), benchSync()} {
 		cmd.AddCommand(load.Command)
 	}
+	cmd.AddCommand(benchReport())
 	return cmd
 }
 
@@ -34,6 +35,7 @@ type benchLoad struct {
 	*cobra.Command
 	secret secretFlags
 	pids   []string
+	site   string
 	asJSON bool
 }
 
@@ -58,11 +60,13 @@ func newBenchLoad(use, short, long string, run func(cmd *cobra.Command, secret [
 			if err != nil {
 				return err
 			}
+			result.run.Site, result.run.At = l.site, time.Now().UTC()
 			return result.show(cmd.OutOrStdout(), l.asJSON)
 		},
 	}
 	l.Flags().StringArrayVar(&l.pids, "pid", nil, "server process whose CPU time and memory are measured, as NAME=PID; may be given again")
-	l.Flags().BoolVar(&l.asJSON, "json", false, "print the result as one line of JSON")
+	l.Flags().BoolVar(&l.asJSON, "json", false, "print the result as one line of JSON, for bench report")
+	l.Flags().StringVar(&l.site, "site", "", "what to call the servers in a report")
 	l.secret.add(l.Command)
 	return l
 }
@@ -75,19 +79,18 @@ func (l *benchLoad) servers(urls *[]string, app *string, url string) {
 
 // benchResult is what a load measured.
 type benchResult struct {
-	value any
+	run   bench.Run
 	print func(io.Writer) error
-	clean bool
-	// unclean is the error of a run that is not.
+	// unclean is the error of a run that is not clean.
 	unclean error
 }
 
 func (r benchResult) show(w io.Writer, asJSON bool) error {
 	show := r.print
 	if asJSON {
-		show = func(w io.Writer) error { return json.NewEncoder(w).Encode(r.value) }
+		show = func(w io.Writer) error { return json.NewEncoder(w).Encode(r.run) }
 	}
-	if err := show(w); err != nil || r.clean {
+	if err := show(w); err != nil || r.run.Clean() {
 		return err
 	}
 	return r.unclean
@@ -132,7 +135,7 @@ Start the servers with --set limits.enabled=false.`, func(cmd *cobra.Command, se
 		if err != nil {
 			return benchResult{}, err
 		}
-		return benchResult{r, func(w io.Writer) error { return printTalk(w, r) }, r.Clean(), errUnclean}, nil
+		return benchResult{bench.Run{Talk: r}, func(w io.Writer) error { return printTalk(w, r) }, errUnclean}, nil
 	})
 	l.servers(&o.URLs, &o.App, "ws:// or tcp://")
 	l.Flags().IntVar(&o.Pairs, "pairs", 100, "pairs of accounts")
@@ -179,7 +182,7 @@ Start the servers with --set limits.enabled=false.`, func(cmd *cobra.Command, se
 		if err != nil {
 			return benchResult{}, err
 		}
-		return benchResult{r, func(w io.Writer) error { return printConnect(w, r) }, r.Clean(), errDropped}, nil
+		return benchResult{bench.Run{Connect: r}, func(w io.Writer) error { return printConnect(w, r) }, errDropped}, nil
 	})
 	l.servers(&o.URLs, &o.App, "ws:// or tcp:// with an IPv4 address")
 	l.Flags().IntVar(&o.Connections, "connections", 10_000, "connections, each of an account of its own")
@@ -243,7 +246,7 @@ than about 5,000 with a --set gateway.max_packet of 12 bytes a member.`, func(cm
 		if err != nil {
 			return benchResult{}, err
 		}
-		return benchResult{r, func(w io.Writer) error { return printGroup(w, r) }, r.Clean(), errUnclean}, nil
+		return benchResult{bench.Run{Group: r}, func(w io.Writer) error { return printGroup(w, r) }, errUnclean}, nil
 	})
 	l.servers(&o.URLs, &o.App, "ws:// or tcp:// with an IPv4 address")
 	l.Flags().IntVar(&o.Members, "members", 500, "members of the group")
@@ -296,7 +299,7 @@ second, and has each fetch everything with chat.sync. Start the servers with --s
 		if err != nil {
 			return benchResult{}, err
 		}
-		return benchResult{r, func(w io.Writer) error { return printSync(w, r) }, r.Clean(), errUnclean}, nil
+		return benchResult{bench.Run{Sync: r}, func(w io.Writer) error { return printSync(w, r) }, errUnclean}, nil
 	})
 	l.servers(&o.URLs, &o.App, "ws:// or tcp://")
 	l.Flags().IntVar(&o.Clients, "clients", 1000, "accounts that log in")

@@ -3,6 +3,9 @@ package e2e
 import (
 	"encoding/json"
 	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -16,46 +19,56 @@ func TestBenchCommands(t *testing.T) {
 		t.Skip("-short: builds and runs the binary")
 	}
 	s := startStandalone(t, "--set", "limits.enabled=false")
-	run := func(into any, args ...string) {
+	var lines strings.Builder
+	run := func(args ...string) (r bench.Run) {
 		t.Helper()
-		args = append(args, "--json", "--data", s.Data, "--pid", fmt.Sprint("standalone=", s.PID()))
+		args = append(args, "--json", "--site", "here", "--data", s.Data, "--pid", fmt.Sprint("standalone=", s.PID()))
 		out, log, status := hermod(t, append([]string{"bench"}, args...)...)
 		require.Zero(t, status, log)
-		require.NoError(t, json.Unmarshal([]byte(out), into), out)
+		require.NoError(t, json.Unmarshal([]byte(out), &r), out)
+		require.True(t, r.Clean())
+		lines.WriteString(out)
+		return r
 	}
 
-	var talk bench.TalkResult
-	run(&talk, "talk", "--url", s.WS, "--pairs", "3", "--rate", "300", "--warmup", "0s", "--duration", "1s")
+	talk := run("talk", "--url", s.WS, "--pairs", "3", "--rate", "300", "--warmup", "0s", "--duration", "1s").Talk
 	require.Positive(t, talk.Messages)
 	require.Equal(t, talk.Sent, talk.Acked)
 	require.Positive(t, talk.CPU.Total)
 
-	var many bench.TalkResult
-	run(&many, "talk", "--url", s.WS, "--pairs", "3", "--conversations", "8", "--window", "4", "--warmup", "0s", "--duration", "500ms")
+	many := run("talk", "--url", s.WS, "--pairs", "3", "--conversations", "8", "--window", "4", "--warmup", "0s", "--duration", "500ms").Talk
 	require.Equal(t, 9, many.Conversations, "as many for each sender")
 	require.Positive(t, many.Messages)
 	require.Equal(t, many.Sent, many.Acked)
 
-	var connect bench.ConnectResult
-	run(&connect, "connect", "--url", s.WS, "--connections", "50", "--hold", "500ms", "--heartbeat", "200ms")
+	connect := run("connect", "--url", s.WS, "--connections", "50", "--hold", "500ms", "--heartbeat", "200ms").Connect
 	require.Equal(t, 50, connect.Connections)
 	require.GreaterOrEqual(t, connect.Pings, int64(150))
 	require.Equal(t, 1, connect.Workers)
 
-	var connects bench.ConnectResult
-	run(&connects, "connect", "--url", s.TCP, "--connections", "50", "--processes", "3", "--hold", "100ms", "--heartbeat", "50ms")
+	connects := run("connect", "--url", s.TCP, "--connections", "50", "--processes", "3", "--hold", "100ms", "--heartbeat", "50ms").Connect
 	require.Equal(t, 50, connects.Connections, "divided among the processes")
 	require.Equal(t, 3, connects.Workers)
 	require.Positive(t, connects.Login.P50)
 	require.Positive(t, connects.OwnMemory)
 
-	var group bench.GroupResult
-	run(&group, "group", "--url", s.TCP, "--members", "40", "--online", "30", "--senders", "2", "--window", "2", "--warmup", "0s", "--duration", "500ms")
+	group := run("group", "--url", s.TCP, "--members", "40", "--online", "30", "--senders", "2", "--window", "2", "--warmup", "0s", "--duration", "500ms").Group
 	require.Positive(t, group.Acked)
 	require.InDelta(t, 30*group.Messages, group.Deliveries, 30*8) // but for those under way in the beginning and in the end
 
-	var sync bench.SyncResult
-	run(&sync, "sync", "--url", s.WS+","+s.TCP, "--clients", "10", "--unread", "600", "--peers", "3")
+	sync := run("sync", "--url", s.WS+","+s.TCP, "--clients", "10", "--unread", "600", "--peers", "3").Sync
 	require.EqualValues(t, 6000, sync.Messages)
 	require.EqualValues(t, 20, sync.Pages, "500 messages a page")
+
+	dir := t.TempDir()
+	runs, page := filepath.Join(dir, "runs.json"), filepath.Join(dir, "report.html")
+	require.NoError(t, os.WriteFile(runs, []byte(lines.String()), 0o600))
+	out, log, status := hermod(t, "bench", "report", "--html", page, runs)
+	require.Zero(t, status, log)
+	for _, row := range []string{"here: 3 pairs, 9 conversations, window 4", "here: 50 connections", "here: 40 members, 30 on line, 2 senders, window 2", "here: 10 clients"} {
+		require.Contains(t, out, "| "+row)
+	}
+	html, err := os.ReadFile(page)
+	require.NoError(t, err)
+	require.Contains(t, string(html), "here: 50 connections")
 }
