@@ -12,6 +12,7 @@ import "time"
 type Config struct {
 	Node     Node     `koanf:"node"`
 	Secret   string   `koanf:"secret" secret:"all" doc:"Signs the clients' tokens; the key that services use among themselves is derived from it. The same on every node of a cluster. At least 32 random bytes, for example from 'openssl rand -base64 32'. Required in a cluster; standalone makes one and keeps it in its data folder."`
+	Runtime  Runtime  `koanf:"runtime"`
 	Log      Log      `koanf:"log"`
 	Admin    Admin    `koanf:"admin"`
 	Registry Registry `koanf:"registry"`
@@ -32,6 +33,12 @@ type Node struct {
 	Name    string `koanf:"name" doc:"Name of this node, the same after a restart. Empty: the host's name."`
 	Address string `koanf:"address" doc:"Host name or IP address under which other nodes and the clients reach this one, where no other key says so. Empty: the first address of the host that is not loopback."`
 	Zone    string `koanf:"zone" doc:"Where this node runs; the router prefers gateways in the caller's zone. May be empty."`
+}
+
+// Runtime is how the process uses memory.
+type Runtime struct {
+	GCPercent   int  `koanf:"gc_percent" doc:"How far the heap may grow between two runs of the garbage collector, in percent of what is in use: memory for CPU time. 0: 400 for logic and standalone, 100 for gateways and routers. The environment variable GOGC wins."`
+	MemoryLimit Size `koanf:"memory_limit" doc:"The garbage collector works harder as the process's memory nears this. Nine tenths of what a container may use is a good value. 0: no limit. The environment variable GOMEMLIMIT wins."`
 }
 
 // Log is what is logged and how. Logs go to standard error.

@@ -49,6 +49,7 @@ func (c Config) Validate(roles ...Role) error {
 	var v validation
 	c.validateCommon(&v)
 	c.validateGateway(&v)
+	c.validateRuntime(&v)
 	c.validateLogic(&v)
 	c.validateRouter(&v)
 	c.validateLimits(&v)
@@ -91,6 +92,13 @@ func (c Config) validateGateway(v *validation) {
 	v.size("gateway.max_packet", g.MaxPacket, minPacket, maxPacket)
 	v.size("gateway.queue_bytes", g.QueueBytes, g.MaxPacket, GiB)
 	v.between("gateway.max_connections", g.MaxConnections, 1, maxCount)
+}
+
+func (c Config) validateRuntime(v *validation) {
+	v.between("runtime.gc_percent", c.Runtime.GCPercent, 0, 10_000)
+	if c.Runtime.MemoryLimit != 0 {
+		v.size("runtime.memory_limit", c.Runtime.MemoryLimit, 16*MiB, 1024*GiB)
+	}
 }
 
 func (c Config) validateLogic(v *validation) {

@@ -57,6 +57,7 @@ func (f *standaloneFlags) run(ctx context.Context, out io.Writer) error {
 	if err != nil {
 		return err
 	}
+	boot.TuneRuntime(c, true)
 	env := &boot.Env{Log: log, Metrics: admin.NewRegistry(cli.Version()), Version: cli.Version()}
 	s, err := boot.NewStandalone(ctx, c, env)
 	if errors.Is(err, syscall.EADDRINUSE) {

@@ -97,6 +97,7 @@ var descriptions = map[config.Role]string{
 }
 
 func serve(ctx context.Context, role config.Role, c config.Config) error {
+	boot.TuneRuntime(c, role == config.RoleLogic)
 	env, err := boot.NewEnv(c, Version())
 	if err != nil {
 		return err
