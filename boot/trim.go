@@ -7,10 +7,10 @@ import (
 	"time"
 )
 
-// A process keeps the memory of its busiest moment, for a heap may grow to twice what is live, and is
-// collected after two minutes if nothing is allocated. A gateway that has taken 15,000 logins and then only
-// answers pings holds half as much again as it needs. So a process that has become calm is collected, and gives
-// back what is free.
+// A process keeps the memory of its busiest moment: a heap grows to twice what is live, and if little is
+// allocated it is collected after two minutes only. A gateway that has taken 15,000 logins and then only answers
+// pings would hold half as much again as it needs. So a process that has become calm is collected, and gives back
+// what is free.
 
 const (
 	// trimEvery is how often it is asked whether the process is calm.
@@ -25,22 +25,35 @@ const (
 func trim(ctx context.Context) {
 	ticker := time.NewTicker(trimEvery)
 	defer ticker.Stop()
-	for last, trimmed := allocated(), uint64(0); ; {
+	for c := (calmness{last: allocated()}); ; {
 		select {
 		case <-ticker.C:
 		case <-ctx.Done():
 			return
 		}
-		now := allocated()
-		if now-last < calm && now-trimmed > worth {
+		if c.due(allocated()) {
 			debug.FreeOSMemory()
-			trimmed = now
 		}
-		last = now
 	}
 }
 
-// allocated is what the process has allocated so far, in bytes.
+// calmness is what the process had allocated, in bytes.
+type calmness struct {
+	last    uint64 // when it was asked last
+	trimmed uint64 // when it gave memory back last
+}
+
+// due reports whether the process is to give memory back, now that it has allocated so much.
+func (c *calmness) due(now uint64) bool {
+	due := now-c.last <= calm && now-c.trimmed >= worth
+	c.last = now
+	if due {
+		c.trimmed = now
+	}
+	return due
+}
+
+// allocated is what the process has allocated since it began.
 func allocated() uint64 {
 	sample := []metrics.Sample{{Name: "/gc/heap/allocs:bytes"}}
 	metrics.Read(sample)
