@@ -1,10 +1,19 @@
 package logic
 
 import (
+	"context"
+	"fmt"
+	"strings"
 	"testing"
+	"time"
 
+	"github.com/stretchr/testify/require"
+
+	im "github.com/hermod-im/hermod"
+	"github.com/hermod-im/hermod/storage"
 	"github.com/hermod-im/hermod/test/cost"
 	"github.com/hermod-im/hermod/wire"
+	"github.com/hermod-im/hermod/wire/pb"
 )
 
 // chained is a node of which a talk runs the whole chain and ends there, and such a request.
@@ -27,5 +36,68 @@ func BenchmarkRouter(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		request()
+	}
+}
+
+// deaf is an agent, and links, that take everything and keep nothing.
+type deaf struct{ im.Agent }
+
+func (deaf) Push([]byte) error { return nil }
+
+type deafLinks struct{}
+
+func (deafLinks) Push(string, []byte) error { return nil }
+func (deafLinks) Broadcast([]byte)          {}
+
+// instant is a store that has stored everything at once, from alice to bob.
+type instant struct {
+	storage.Messages
+	members []string
+	seq     int64
+}
+
+func (m *instant) Append(_ context.Context, drafts []*storage.Draft) error {
+	for _, d := range drafts {
+		m.seq++
+		d.Conversation, d.Seq, d.MessageID, d.Members = 7, m.seq, m.seq, m.members
+	}
+	return nil
+}
+
+// BenchmarkTalk is all that a node does for a message but store it: parse, batch, answer, look up one
+// receiver and push to his gateway.
+func BenchmarkTalk(b *testing.B) {
+	for _, batch := range []int{1, 100} {
+		b.Run(fmt.Sprint("batch=", batch), func(b *testing.B) {
+			f := build(b, func(c *Config) { c.Shards, c.BatchMax = 1, batch })
+			shard := f.committer.shards[0]
+			shard.messages = &instant{members: []string{"alice", "bob"}}
+			f.dispatch.links = deafLinks{}
+			_, err := f.sessions.RenewLease(b.Context(), "gateway-1", time.Hour.Milliseconds(), 0)
+			require.NoError(b, err)
+			_, err = f.sessions.Login(b.Context(), storage.Session{App: "demo", Account: "bob", Channel: "gateway-1.bob", Gateway: "gateway-1"}, storage.DevicePolicy{})
+			require.NoError(b, err)
+			body := encode(b, &pb.MessageReq{Type: 1, Body: strings.Repeat("x", 64), ClientId: "0123456789"})
+			request := (&wire.LogicPkt{Header: talkTo("alice", "bob"), Body: body}).Append(nil)
+			waiting := 0
+			b.ReportAllocs()
+			for b.Loop() {
+				var p wire.LogicPkt
+				if err := p.Unmarshal(request); err != nil {
+					b.Fatal(err)
+				}
+				f.receive("gateway-1", deaf{}, &p)
+				if waiting++; waiting < batch {
+					continue
+				}
+				waiting = 0
+				done := shard.take()
+				shard.commit(done)
+				f.dispatch.messages(done)
+				for _, u := range done {
+					u.c.finish()
+				}
+			}
+		})
 	}
 }
