@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -133,7 +134,10 @@ type poller struct {
 	// Owned by run.
 	scratch frameReader // of channels between frames
 	src     pollSource
+	polled  []unix.EpollEvent
+	events  []event
 	turns   []event // to be served again: there may be more to read
+	heard   uint32  // when the runtime last heard of a system call, see heardOf
 
 	ready readyList
 
@@ -173,13 +177,15 @@ func newPoller(h *host) (*poller, error) {
 		began:  time.Now(),
 		done:   make(chan struct{}),
 		clocks: make(map[*Channel]uint32),
+		polled: make([]unix.EpollEvent, pollEvents),
 	}
-	p.ready.signal = make(chan struct{}, 1)
+	p.ready = readyList{batch: h.batch, signal: make(chan struct{}, 1)}
 	p.scratch = frameReader{src: &p.src, limit: h.maxPacket, buffers: h.buffers, buf: h.buffers.get(maxRead)}
 	if p.raw, err = p.file.SyscallConn(); err != nil {
 		_ = p.file.Close()
 		return nil, err
 	}
+	h.batch.join(&p.ready)
 	p.wg.Go(p.run)
 	p.wg.Go(p.flush)
 	p.wg.Go(p.sweep)
@@ -238,43 +244,63 @@ type event struct {
 	flags uint32
 }
 
-// run reads until the poller stops.
+// run takes turns until the poller stops.
+//
+// All of them are within one Read: what happens during a turn is an edge that the runtime's poller keeps for
+// us, so that the loop parks without another look at the descriptor.
 func (p *poller) run() {
-	raw := make([]unix.EpollEvent, pollEvents)
-	events := make([]event, 0, pollEvents)
-	var n int
-	var err error
-	poll := func(fd uintptr) bool {
-		n, err = unix.EpollWait(int(fd), raw, 0)
-		return n > 0 || err != nil && err != unix.EINTR || len(p.turns) > 0
-	}
+	defer p.host.batch.leave(&p.ready)
+	_ = p.raw.Read(func(uintptr) bool { return !p.turn() }) // stopped
+}
+
+// turn handles what has happened. False: the poller cannot go on.
+func (p *poller) turn() bool {
 	for {
-		if p.raw.Read(poll) != nil {
-			return // stopped
-		}
-		if err != nil && err != unix.EINTR {
+		now := p.now()
+		n, err := p.wait(now)
+		switch {
+		case err == unix.EINTR:
+			continue
+		case err != nil:
 			p.host.logf("transport: epoll_wait: %v", err)
-			return
+			return false
+		case n == 0 && len(p.turns) == 0:
+			return true
 		}
+		p.host.batch.Begin()
 		turns := p.turns
 		p.turns = nil
 		for _, e := range turns {
 			p.serve(e)
 		}
-		events = p.resolve(raw[:max(n, 0)], events[:0])
-		for i, e := range events {
+		p.events = p.resolve(p.polled[:n], p.events[:0], now)
+		for i, e := range p.events {
 			p.serve(e)
-			events[i] = event{}
+			p.events[i] = event{}
 		}
+		p.host.batch.End()
+		if n < len(p.polled) && len(p.turns) == 0 {
+			return true
+		}
+		runtime.Gosched()
 	}
 }
 
-// resolve finds the channels of the events and notes that they live.
-func (p *poller) resolve(raw []unix.EpollEvent, events []event) []event {
-	if len(raw) == 0 {
-		return events
+// wait takes events from the kernel; it does not wait for them.
+func (p *poller) wait(now uint32) (int, error) {
+	if now-p.heard >= heardOf {
+		p.heard = now
+		return unix.EpollWait(p.epfd, p.polled, 0)
 	}
-	now := p.now()
+	n, errno := rawEpollWait(p.epfd, p.polled)
+	if errno != 0 {
+		return 0, errno
+	}
+	return n, nil
+}
+
+// resolve finds the channels of the events and notes that they live.
+func (p *poller) resolve(raw []unix.EpollEvent, events []event, now uint32) []event {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, ev := range raw {
@@ -447,44 +473,15 @@ func (p *poller) flush() {
 	}
 }
 
-// readyList is the channels that have something to write.
-type readyList struct {
-	signal chan struct{}
-	mu     sync.Mutex
-	list   []*Channel
-}
-
-func (l *readyList) add(c *Channel) {
-	l.mu.Lock()
-	l.list = append(l.list, c)
-	first := len(l.list) == 1
-	l.mu.Unlock()
-	if first {
-		select {
-		case l.signal <- struct{}{}:
-		default:
-		}
-	}
-}
-
-// take exchanges the list for an empty one with the memory of the one before.
-func (l *readyList) take(old []*Channel) []*Channel {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	list := l.list
-	l.list = old[:0]
-	return list
-}
-
 // The poller is the socket of all its channels.
 
 func (p *poller) wake(c *Channel) { p.ready.add(c) }
 
 func (p *poller) write(c *Channel, b []byte) (int, error) {
 	for {
-		n, err := unix.Write(int(c.place.fd), b)
+		n, err := rawWrite(int(c.place.fd), b)
 		switch err {
-		case nil:
+		case 0:
 			return n, nil
 		case unix.EAGAIN:
 			return 0, errAgain
@@ -541,13 +538,13 @@ func (s *pollSource) Read(b []byte) (int, error) {
 		return 0, errTurn
 	}
 	for {
-		n, err := unix.Read(s.fd, b)
+		n, err := rawRead(s.fd, b)
 		switch {
 		case err == unix.EINTR:
 			continue
 		case err == unix.EAGAIN:
 			return 0, errAgain
-		case err != nil:
+		case err != 0:
 			return 0, os.NewSyscallError("read", err)
 		case n == 0:
 			return 0, io.EOF

@@ -64,6 +64,7 @@ func NewServer(opts Options, endpoints ...Endpoint) *Server {
 		metrics:    opts.Metrics,
 		logf:       opts.Logf,
 		buffers:    new(buffers),
+		batch:      opts.Batch,
 		ended:      s.ended,
 	}
 	return s

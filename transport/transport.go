@@ -11,12 +11,12 @@
 // Who owns what:
 //
 //   - One reader at a time: the goroutine of the connection, or the poller it belongs to.
-//   - One flusher at a time: a goroutine that lives while there is something to write, or the
-//     flusher of the poller. Everybody else only appends to the queue.
+//   - One flusher at a time: a goroutine that lives while there is something to write; for the channels of a
+//     poller its flusher, or who ends a Batch. Everybody else only appends to the queue.
 //   - The socket is released by the last of the two to leave a dead channel, so that a descriptor
 //     is never reused under someone's read or write.
 //
-// Lock order: Channel.mu before poller.mu and poller.ready.mu. Nothing is called back with a lock held.
+// Lock order: Channel.mu before poller.mu and readyList.mu. Nothing is called back with a lock held.
 package transport
 
 import (
@@ -48,7 +48,7 @@ type Driver uint8
 const (
 	// DriverAuto is epoll for plain TCP sockets on Linux, goroutines for everything else.
 	DriverAuto Driver = iota
-	// DriverGoroutine has one reading goroutine per connection: for a few busy connections, such as links.
+	// DriverGoroutine has one reading goroutine per connection.
 	DriverGoroutine
 )
 
@@ -84,6 +84,9 @@ type Options struct {
 	Driver Driver
 	// Pollers is the number of epoll loops. Defaults to GOMAXPROCS.
 	Pollers int
+	// Batch is whose writes go together with those of this server: clients' that it talks to all the time, say.
+	// Defaults to one of its own.
+	Batch *Batch
 	// Metrics counts what happens. May be nil.
 	Metrics *Metrics
 	// Logf reports panics of listeners and failures to accept. May be nil.
@@ -99,6 +102,9 @@ func (o Options) withDefaults() Options {
 	o.QueueBytes = min(o.QueueBytes, MaxQueueBytes)
 	setDefault(&o.MaxHandshakes, DefaultMaxHandshakes)
 	setDefault(&o.Pollers, runtime.GOMAXPROCS(0))
+	if o.Batch == nil {
+		o.Batch = new(Batch)
+	}
 	if o.Metrics == nil {
 		o.Metrics = new(Metrics)
 	}
@@ -124,6 +130,7 @@ type host struct {
 	metrics    *Metrics
 	logf       func(format string, args ...any)
 	buffers    *buffers
+	batch      *Batch             // of the pollers
 	receiver   im.MessageListener // nil on clients
 	// ended is called once per channel, on a goroutine of its own, after the socket is closed.
 	ended func(*Channel)
