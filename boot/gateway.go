@@ -35,6 +35,7 @@ func NewGateway(c config.Config, env *Env) (*Gateway, error) {
 	env.Metrics.MustRegister(newTransportCollector("gateway", metrics))
 	log := env.Log.WithField("service", naming.ServiceGateway)
 	channels := transport.NewChannelMap()
+	batch := new(transport.Batch) // clients and links: what comes of one goes to the other
 	server := transport.NewServer(transport.Options{
 		LoginWait:  c.Gateway.LoginWait,
 		ReadWait:   c.Gateway.ReadWait,
@@ -42,6 +43,7 @@ func NewGateway(c config.Config, env *Env) (*Gateway, error) {
 		MaxPacket:  int(c.Gateway.MaxPacket),
 		QueueBytes: int(c.Gateway.QueueBytes),
 		Driver:     driver(c.Gateway.Poll),
+		Batch:      batch,
 		Metrics:    metrics,
 		Logf:       log.Errorf,
 	}, endpoints...)
@@ -67,7 +69,7 @@ func NewGateway(c config.Config, env *Env) (*Gateway, error) {
 		Naming:   env.Naming,
 		Server:   server,
 		Channels: channels,
-		NewLink:  linkClient(c),
+		NewLink:  linkClient(c, batch, log.Errorf),
 		Metrics:  env.Metrics,
 		Log:      log,
 	})
@@ -142,7 +144,7 @@ func rate(l config.Limits, perSecond, burst int) limit.Rate {
 }
 
 // linkClient makes clients with a link's limits.
-func linkClient(c config.Config) func(id, name string) im.Client {
+func linkClient(c config.Config, batch *transport.Batch, logf func(string, ...any)) func(id, name string) im.Client {
 	return func(id, name string) im.Client {
 		return tcp.NewClient(id, name, transport.ClientOptions{
 			DialWait:   c.Links.DialWait,
@@ -150,6 +152,9 @@ func linkClient(c config.Config) func(id, name string) im.Client {
 			QueueBytes: int(c.Links.QueueBytes),
 			Heartbeat:  linkHeartbeat,
 			ReadWait:   linkReadWait,
+			Driver:     driver(c.Gateway.Poll),
+			Batch:      batch,
+			Logf:       logf,
 		})
 	}
 }

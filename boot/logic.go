@@ -77,7 +77,6 @@ func NewLogic(ctx context.Context, c config.Config, env *Env) (_ *Logic, err err
 		ReadWait:   linkReadWait,
 		MaxPacket:  int(c.Links.MaxPacket),
 		QueueBytes: int(c.Links.QueueBytes),
-		Driver:     transport.DriverGoroutine,
 		Metrics:    metrics,
 		Logf:       log.Errorf,
 	}, transport.Endpoint{Address: c.Logic.Listen, Protocol: tcp.Protocol()})

@@ -247,18 +247,33 @@ func (l *Link) serve(client im.Client) error {
 	return err
 }
 
+// deliverer is a client that reads for itself, at less cost; see transport.Client.
+type deliverer interface {
+	Deliver(receive func(payload []byte) error) error
+}
+
 func (l *Link) read(client im.Client) error {
+	if d, ok := client.(deliverer); ok {
+		return d.Deliver(l.packet)
+	}
 	for {
 		frame, err := client.Read()
 		if err != nil {
 			return err
 		}
-		var p wire.LogicPkt
-		if err := p.Unmarshal(frame.GetPayload()); err != nil {
-			return fmt.Errorf("malformed packet: %w", err)
+		if err := l.packet(frame.GetPayload()); err != nil {
+			return err
 		}
-		l.receive(&p)
 	}
+}
+
+func (l *Link) packet(payload []byte) error {
+	var p wire.LogicPkt
+	if err := p.Unmarshal(payload); err != nil {
+		return fmt.Errorf("malformed packet: %w", err)
+	}
+	l.receive(&p)
+	return nil
 }
 
 func (l *Link) receive(p *wire.LogicPkt) {

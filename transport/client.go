@@ -34,8 +34,14 @@ type ClientOptions struct {
 	QueueBytes int
 	// TLS is for the transport's own Dialer. May be nil.
 	TLS *tls.Config
+	// Driver is how Deliver reads: DriverAuto, the default, or DriverGoroutine.
+	Driver Driver
+	// Batch is whose writes go together with those of this client, once Deliver is called; see Options.Batch.
+	Batch *Batch
 	// Metrics counts what happens. May be nil.
 	Metrics *Metrics
+	// Logf reports panics of who receives from Deliver, and failures of the poller. May be nil.
+	Logf func(format string, args ...any)
 }
 
 func (o ClientOptions) withDefaults() ClientOptions {
@@ -45,8 +51,14 @@ func (o ClientOptions) withDefaults() ClientOptions {
 	setDefault(&o.MaxPacket, im.DefaultMaxPacket)
 	setDefault(&o.QueueBytes, im.DefaultQueueBytes)
 	o.QueueBytes = min(o.QueueBytes, MaxQueueBytes)
+	if o.Batch == nil {
+		o.Batch = new(Batch)
+	}
 	if o.Metrics == nil {
 		o.Metrics = new(Metrics)
+	}
+	if o.Logf == nil {
+		o.Logf = func(string, ...any) {}
 	}
 	return o
 }
@@ -58,7 +70,8 @@ type Client struct {
 	codec    Codec
 	opts     ClientOptions
 
-	frame Frame // what the last Read returned
+	frame   Frame   // what the last Read returned
+	pollers pollers // one, while Deliver runs
 
 	mu     sync.Mutex
 	dialer im.Dialer
@@ -124,7 +137,9 @@ func (c *Client) Connect(address string) error {
 			maxPacket:  c.opts.MaxPacket,
 			queueBytes: c.opts.QueueBytes,
 			metrics:    c.opts.Metrics,
+			logf:       c.opts.Logf,
 			buffers:    pool,
+			batch:      c.opts.Batch,
 			silent:     true,
 			ended:      c.ended,
 		},

@@ -2,6 +2,7 @@ package transport
 
 import (
 	"net"
+	"sync"
 	"time"
 )
 
@@ -12,16 +13,18 @@ const maxWrite = 256 << 10
 // stream is the socket of the goroutine driver: a net.Conn, read by one goroutine, written by
 // another that lives while there is something to write.
 type stream struct {
-	conn  net.Conn
-	host  *host
-	run   func()      // the flusher
-	timer *time.Timer // calls Channel.expired; guarded by Channel.mu
+	conn     net.Conn
+	host     *host
+	run      func() // the flusher
+	flushers sync.WaitGroup
+	timer    *time.Timer // calls Channel.expired; guarded by Channel.mu
 }
 
 // newStream makes c a channel over conn and returns the source that its reader reads.
 func newStream(c *Channel, conn net.Conn) *stream {
 	s := &stream{conn: conn, host: c.host}
 	s.run = func() {
+		defer s.flushers.Done()
 		for c.flush() {
 		}
 	}
@@ -40,7 +43,10 @@ func (s *stream) Read(p []byte) (int, error) {
 	return n, err
 }
 
-func (s *stream) wake(*Channel) { go s.run() }
+func (s *stream) wake(*Channel) {
+	s.flushers.Add(1)
+	go s.run()
+}
 
 func (s *stream) write(_ *Channel, p []byte) (int, error) {
 	if err := s.conn.SetWriteDeadline(time.Now().Add(s.host.writeWait)); err != nil {
