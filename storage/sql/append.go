@@ -28,6 +28,8 @@ type batch struct {
 	lookUp bool
 	// inDoubt: an attempt may have been committed, and nobody was told.
 	inDoubt bool
+	// pending: an attempt may yet be committed, until another one is. See packet.
+	pending bool
 }
 
 // entry is one draft and its conversation.
@@ -72,7 +74,7 @@ func (s *Store) Append(ctx context.Context, drafts []*storage.Draft) error {
 		return fmt.Errorf("append: %w", err)
 	}
 	for attempt := range attempts {
-		err := s.once(ctx, func(tx *gorm.DB) error { return s.appendTo(tx, b) })
+		err := s.tryAppend(ctx, b)
 		switch {
 		case err == nil:
 			return nil
@@ -92,6 +94,20 @@ func (s *Store) Append(ctx context.Context, drafts []*storage.Draft) error {
 		}
 	}
 	panic("unreachable")
+}
+
+// tryAppend stores the batch in one transaction.
+func (s *Store) tryAppend(ctx context.Context, b *batch) error {
+	if done, err := s.tryPacket(ctx, b); done || err != nil {
+		return err
+	}
+	err := s.once(ctx, func(tx *gorm.DB) error { return s.appendTo(tx, b) })
+	if err == nil {
+		s.ledger.note(b.targets)
+	} else {
+		s.ledger.forget(b.targets)
+	}
+	return err
 }
 
 // failed is the error of Append.
@@ -339,7 +355,7 @@ func (s *Store) lookUpTried(tx *gorm.DB, b *batch) error {
 			e.tried = 0
 		}
 	}
-	b.inDoubt = len(seqs) > 0
+	b.inDoubt = b.pending || len(seqs) > 0
 	return nil
 }
 
@@ -420,9 +436,11 @@ func fit(fresh []entry) int {
 	return len(fresh)
 }
 
+const insertColumns = "conversation_id, seq, message_id, sender, client_key, client_id, type, body, extra, send_time"
+
 func (s *Store) insertQuery(rows int) string {
 	const row = "(?,?,?,?,?,?,?,?,?,?)"
-	return s.dialect.insert + "messages (conversation_id, seq, message_id, sender, client_key, client_id, type, body, extra, send_time) VALUES " +
+	return s.dialect.insert + "messages (" + insertColumns + ") VALUES " +
 		row + strings.Repeat(","+row, rows-1)
 }
 

@@ -31,13 +31,18 @@ func (c clientID) Value() (driver.Value, error) {
 	if c == "" {
 		return nil, nil
 	}
+	return c.bytes(), nil
+}
+
+// bytes is the id as it is stored, if it is not empty.
+func (c clientID) bytes() []byte {
 	if len(c) == 36 {
 		// Only what comes back as it went: no capitals.
 		if id, err := uuid.Parse(string(c)); err == nil && id.String() == string(c) {
-			return append([]byte{packedUUID}, id[:]...), nil
+			return append([]byte{packedUUID}, id[:]...)
 		}
 	}
-	return []byte(c), nil
+	return []byte(c)
 }
 
 // Scan implements sql.Scanner.

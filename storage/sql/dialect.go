@@ -32,6 +32,8 @@ type dialect struct {
 	moves int
 	// keys is how many rows, or parts of a condition, a statement asks for at most.
 	keys int
+	// packets: several statements travel together. See packet.
+	packets bool
 	// kept: the driver keeps statements compiled, so that they should not be of every size.
 	kept bool
 	// index makes a hint that keeps MySQL from scanning a table which its statistics call small:
@@ -54,6 +56,7 @@ var mysqlDialect = dialect{
 	rows:      1000,
 	moves:     500,
 	keys:      500,
+	packets:   true,
 	index:     func(name string) string { return " FORCE INDEX (" + name + ")" },
 	straight:  "STRAIGHT_JOIN",
 	transient: mysqlTransient,
@@ -112,6 +115,8 @@ func (s *Store) openMySQL(o Options) error {
 	}
 	// One round trip a statement instead of prepare, execute, close.
 	cfg.InterpolateParams = true
+	// A transaction in one round trip. Whatever comes from outside is an argument, or quoted by appendBinary.
+	cfg.MultiStatements = true
 	// The driver's logger would write to stderr what it returns as an error too.
 	cfg.Logger = &mysqldriver.NopLogger{}
 	// A server that became read-only in a failover is left instead of failing every statement.

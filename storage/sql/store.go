@@ -40,7 +40,7 @@ type Options struct {
 	// ConnMaxLifetime is after how long a connection to MySQL is replaced, so that moved servers and
 	// idle timeouts on the way do no harm. Defaults to 2 minutes.
 	ConnMaxLifetime time.Duration
-	// CachedConversations bounds the cache of the ids of conversations of two. Defaults to 200,000, about 150 B each.
+	// CachedConversations bounds the caches of the ids of conversations of two, and of the last seqs of those written to. Defaults to 200,000, about 250 B each.
 	CachedConversations int
 	// CachedMembers bounds the cache of groups' members, in accounts. Defaults to 1,000,000, about 40 B each.
 	CachedMembers int
@@ -86,6 +86,10 @@ type Store struct {
 	conversations *otter.Cache[pair, int64]     // ids of conversations of two; they never change
 	members       *otter.Cache[int64, *members] // of groups, valid for one member_version
 	tallies       *otter.Cache[tallyKey, tally] // of messages, which never change
+	ledger        ledger                        // of conversations that this process writes to
+
+	// send is sendPacket, but for tests.
+	send func(ctx context.Context, packet string) error
 }
 
 var (
@@ -97,7 +101,8 @@ var (
 // Migrate and CheckSchema. ids numbers what the store creates.
 func Open(ctx context.Context, o Options, ids storage.IDs) (_ *Store, err error) {
 	o = o.withDefaults()
-	s := &Store{ids: ids, now: o.Now}
+	s := &Store{ids: ids, now: o.Now, ledger: ledger{most: o.CachedConversations, byID: make(map[int64]known)}}
+	s.send = s.sendPacket
 	defer func() {
 		if err != nil {
 			_ = s.Close()

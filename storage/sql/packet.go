@@ -1,0 +1,248 @@
+package sql
+
+import (
+	"context"
+	stdsql "database/sql"
+	"database/sql/driver"
+	"errors"
+	"fmt"
+	"strconv"
+	"sync"
+
+	"gorm.io/gorm"
+
+	"github.com/hermod-im/hermod/storage"
+)
+
+// A batch whose conversations this process wrote last is stored with one round trip: BEGIN, UPDATE, INSERT and
+// COMMIT in one packet. Nothing is read: the UPDATE locks only conversations that are still as they are
+// known to be, in the order of their ids as lock does, and the INSERT fails unless it found all of them. Then, and after
+// every other answer that is an error, the transaction is rolled back and the batch is appended as if this had not been tried.
+//
+// A packet may be executed after its connection was lost, even when nobody waits any more. It does no harm then: what
+// was written to one of its conversations meanwhile makes it fail.
+
+// Bounds of what is sent in one packet.
+const (
+	packetRows    = 1000
+	packetTargets = 500
+)
+
+// known is what this process knows of a conversation since its last commit there.
+type known struct {
+	app                      string
+	kind                     storage.Kind
+	lastSeq, lastID, version int64
+}
+
+// ledger is what is known of conversations, bounded. Safe for concurrent use.
+type ledger struct {
+	mu   sync.Mutex
+	most int
+	byID map[int64]known // guarded by mu
+}
+
+// note keeps the targets' state, which was committed. Some other conversation makes room.
+func (l *ledger) note(targets []*target) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, t := range targets {
+		if t.found {
+			l.byID[t.id] = known{t.app, t.kind, t.lastSeq, t.lastID, t.version}
+		}
+	}
+	for id := range l.byID {
+		if len(l.byID) <= l.most {
+			break
+		}
+		delete(l.byID, id)
+	}
+}
+
+func (l *ledger) forget(targets []*target) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, t := range targets {
+		delete(l.byID, t.id)
+	}
+}
+
+// recall sets the targets' state, and reports whether all of it is known.
+func (l *ledger) recall(targets []*target) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, t := range targets {
+		k, ok := l.byID[t.id]
+		if !ok || k.app != t.app || k.kind != t.kind {
+			return false
+		}
+		t.found, t.moved, t.stored = true, false, nil
+		t.lastSeq, t.lastID, t.version = k.lastSeq, k.lastID, k.version
+	}
+	return true
+}
+
+// packet is the one that stores the batch. nil: there is something to read first, or too much to write.
+func (s *Store) packet(b *batch) (packet []byte, err error) {
+	if !s.dialect.packets || b.lookUp || len(b.targets) > packetTargets || len(b.entries) > packetRows || !s.ledger.recall(b.targets) {
+		return nil, nil
+	}
+	was := make([]int64, len(b.targets))
+	for i, t := range b.targets {
+		was[i] = t.lastSeq
+		if t.kind == storage.KindGroup {
+			if m, ok := s.members.GetIfPresent(t.id); ok && m.version == t.version {
+				t.members = m
+			} else {
+				return nil, nil
+			}
+		}
+	}
+	for i := range b.entries {
+		if e := &b.entries[i]; !e.target.members.has(e.Sender) {
+			return nil, nil
+		}
+	}
+	fresh, err := s.number(b)
+	if err != nil || len(fresh) == 0 || fit(fresh) < len(fresh) {
+		return nil, err
+	}
+	packet = append(make([]byte, 0, packetSize(b.targets, fresh)), "BEGIN;"...)
+	packet, moved := appendMove(packet, b.targets, was)
+	packet = append(packet, ';')
+	packet = appendInsert(packet, fresh, moved)
+	return append(packet, ";COMMIT"...), nil
+}
+
+// packetSize is about how many bytes a packet has.
+func packetSize(targets []*target, fresh []entry) int {
+	size := 500 + 160*len(targets)
+	for i := range fresh {
+		size += 180 + len(fresh[i].Sender) + len(fresh[i].ClientID) + len(fresh[i].Body) + len(fresh[i].Extra)
+	}
+	return size
+}
+
+// appendMove is the UPDATE that locks the conversations which have new messages, and moves them on. It says how many they are.
+func appendMove(p []byte, targets []*target, was []int64) (_ []byte, moved int) {
+	each := func(format func(t *target, was int64)) {
+		for i, t := range targets {
+			if t.moved {
+				format(t, was[i])
+			}
+		}
+	}
+	p = append(p, "UPDATE conversations SET last_seq = CASE id"...)
+	each(func(t *target, _ int64) { p = appendWhen(p, t.id, t.lastSeq); moved++ })
+	p = append(p, " END, last_message_id = CASE id"...)
+	each(func(t *target, _ int64) { p = appendWhen(p, t.id, t.lastID) })
+	p = append(p, " END WHERE id IN ("...)
+	each(func(t *target, _ int64) { p = append(strconv.AppendInt(p, t.id, 10), ',') })
+	p = append(p[:len(p)-1], ") AND (id, last_seq, member_version) IN ("...)
+	each(func(t *target, was int64) {
+		p = append(strconv.AppendInt(append(p, '('), t.id, 10), ',')
+		p = append(strconv.AppendInt(p, was, 10), ',')
+		p = append(strconv.AppendInt(p, t.version, 10), "),"...)
+	})
+	return append(p[:len(p)-1], ')'), moved
+}
+
+func appendWhen(p []byte, id, value int64) []byte {
+	p = strconv.AppendInt(append(p, " WHEN "...), id, 10)
+	return strconv.AppendInt(append(p, " THEN "...), value, 10)
+}
+
+// appendInsert is the INSERT of the messages, which fails unless the statement before it has changed that many rows.
+func appendInsert(p []byte, fresh []entry, changed int) []byte {
+	p = append(p, "INSERT INTO messages ("+insertColumns+") VALUES "...)
+	for i := range fresh {
+		e := &fresh[i]
+		p = append(p, '(')
+		for _, n := range [...]int64{e.Conversation, e.Seq, e.MessageID} {
+			p = append(strconv.AppendInt(p, n, 10), ',')
+		}
+		p = append(appendBinary(p, e.Sender), ',')
+		if e.ClientID == "" {
+			p = append(p, "NULL,NULL,"...)
+		} else {
+			p = append(strconv.AppendInt(p, e.key, 10), ',')
+			p = append(appendBinary(p, clientID(e.ClientID).bytes()), ',')
+		}
+		p = append(strconv.AppendInt(p, int64(e.Type), 10), ',')
+		p = append(appendBinary(p, e.Body), ',')
+		if e.Extra == "" {
+			p = append(p, "NULL,"...)
+		} else {
+			p = append(appendBinary(p, e.Extra), ',')
+		}
+		if i == 0 { // NULL is refused
+			p = append(strconv.AppendInt(append(p, "IF(ROW_COUNT()="...), int64(changed), 10), ',')
+			p = append(strconv.AppendInt(p, e.SendTime, 10), ",NULL)),"...)
+		} else {
+			p = append(strconv.AppendInt(p, e.SendTime, 10), "),"...)
+		}
+	}
+	return p[:len(p)-1]
+}
+
+// appendBinary quotes bytes. The connections' sql_mode, which is ours, has backslashes escape.
+func appendBinary[T string | []byte](p []byte, value T) []byte {
+	p = append(p, "_binary'"...)
+	for i := range len(value) {
+		switch c := value[i]; c {
+		case 0:
+			p = append(p, '\\', '0')
+		case '\'', '\\':
+			p = append(p, '\\', c)
+		default:
+			p = append(p, c)
+		}
+	}
+	return append(p, '\'')
+}
+
+// tryPacket stores the batch with one round trip if that can be done. Otherwise, and if the server refused the
+// packet, done is false. errCommit: nobody knows whether it is stored.
+func (s *Store) tryPacket(ctx context.Context, b *batch) (done bool, err error) {
+	packet, err := s.packet(b)
+	if packet == nil || err != nil {
+		return false, err
+	}
+	err = s.translate(s.send(ctx, string(packet)))
+	if err == nil {
+		s.ledger.note(b.targets)
+		return true, nil
+	}
+	s.ledger.forget(b.targets)
+	if errors.Is(err, errCommit) {
+		b.pending = true
+		return false, err
+	}
+	b.lookUp = b.lookUp || errors.Is(err, gorm.ErrDuplicatedKey)
+	return false, ctx.Err()
+}
+
+// sendPacket runs a packet that begins and ends a transaction, which an error that is not errCommit has undone.
+func (s *Store) sendPacket(ctx context.Context, packet string) error {
+	conn, err := s.pools[0].Conn(ctx)
+	if err != nil {
+		return err
+	}
+	defer conn.Close() //nolint:errcheck // it goes back to its pool
+	_, err = conn.ExecContext(ctx, packet)
+	switch {
+	case err == nil || errors.Is(err, driver.ErrBadConn): // the driver says so of what was not sent
+		return err
+	case !s.dialect.refused(err):
+		return fmt.Errorf("%w: %w", errCommit, err)
+	}
+	if _, failed := conn.ExecContext(ctx, "ROLLBACK"); failed != nil {
+		drop(conn)
+	}
+	return err
+}
+
+// drop closes a connection instead of giving it back; the server undoes what it has begun.
+func drop(conn *stdsql.Conn) {
+	_ = conn.Raw(func(any) error { return driver.ErrBadConn })
+}

@@ -1,0 +1,165 @@
+package sql
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/go-sql-driver/mysql"
+	"github.com/stretchr/testify/require"
+
+	"github.com/hermod-im/hermod/storage"
+	"github.com/hermod-im/hermod/test/component"
+)
+
+// A packet is stored whole or not at all, once, whatever becomes of its connection and whoever was faster.
+func TestPackets(t *testing.T) {
+	server := component.MySQL(t)
+	for _, c := range []struct {
+		name string
+		// meddle changes what becomes of the packet; other is another node's store.
+		meddle func(t *testing.T, s, other *Store)
+		ids    []string
+		stored int // of two messages before, one of them stored by the other node's store, and ids
+		sent   int // packets
+	}{
+		{"nothing happens", func(*testing.T, *Store, *Store) {}, []string{"a", "b", ""}, 5, 1},
+		{"another node was faster", func(t *testing.T, _, other *Store) {
+			require.NoError(t, other.Append(t.Context(), drafts("other")))
+		}, []string{"a", "b"}, 5, 1},
+		{"another node has stored one of them", func(t *testing.T, _, other *Store) {
+			require.NoError(t, other.Append(t.Context(), drafts("a")))
+		}, []string{"a", "b"}, 4, 1},
+		{"one was stored before", func(*testing.T, *Store, *Store) {}, []string{"first", "b"}, 3, 1},
+		{"the same twice", func(*testing.T, *Store, *Store) {}, []string{"a", "a"}, 3, 1},
+		{"it is lost on its way", lose(false, nil), []string{"a", ""}, 4, 0},
+		{"its answer is lost", lose(true, nil), []string{"a", ""}, 4, 1},
+		{"its conversation went away and came back", func(t *testing.T, s, _ *Store) {
+			require.NoError(t, s.exec(s.writer.WithContext(t.Context()), "UPDATE conversations SET id = -id"))
+			send := s.send
+			s.send = func(ctx context.Context, packet string) error {
+				err := send(ctx, packet)
+				require.NoError(t, s.exec(s.writer.WithContext(ctx), "UPDATE conversations SET id = -id"))
+				return err
+			}
+		}, []string{"a"}, 3, 1},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			o := Options{Driver: DriverMySQL, DSN: component.Database(t, server)}
+			s, other := newStore(t, o), newStore(t, o)
+			require.NoError(t, other.Append(t.Context(), drafts("zeroth")))
+			require.NoError(t, s.Append(t.Context(), drafts("first")))
+			sent, send := 0, s.send
+			s.send = func(ctx context.Context, packet string) error {
+				sent++
+				return send(ctx, packet)
+			}
+			c.meddle(t, s, other)
+			batch := drafts(c.ids...)
+			require.NoError(t, s.Append(t.Context(), batch))
+			require.Equal(t, c.sent, sent)
+			require.Len(t, bodies(t, s), c.stored)
+			for _, d := range batch {
+				require.NoError(t, d.Err)
+				require.Equal(t, []string{"alice", "bob"}, d.Members)
+			}
+		})
+	}
+}
+
+// lose has the next packet's connection break, before or after it is executed.
+func lose(executed bool, then func()) func(*testing.T, *Store, *Store) {
+	return func(t *testing.T, s, _ *Store) {
+		send := s.send
+		s.send = func(ctx context.Context, packet string) error {
+			if executed {
+				require.NoError(t, send(ctx, packet))
+			}
+			if then != nil {
+				then()
+			}
+			return fmt.Errorf("%w: %w", errCommit, mysql.ErrInvalidConn)
+		}
+	}
+}
+
+// A packet that is executed when its batch has been stored without it does nothing.
+func TestPacketThatComesLate(t *testing.T) {
+	s := newStore(t, Options{Driver: DriverMySQL, DSN: component.Database(t, component.MySQL(t))})
+	require.NoError(t, s.Append(t.Context(), drafts("first")))
+	var late string
+	send := s.send
+	s.send = func(_ context.Context, packet string) error {
+		late = packet
+		return errCommit
+	}
+	require.NoError(t, s.Append(t.Context(), drafts("a", "")))
+	require.Error(t, send(t.Context(), late))
+	require.Len(t, bodies(t, s), 3)
+}
+
+// A message of which nobody knows whether it is stored, because the packet may yet come, is in doubt.
+func TestPacketThatMayComeIsInDoubt(t *testing.T) {
+	s := newStore(t, Options{Driver: DriverMySQL, DSN: component.Database(t, component.MySQL(t))})
+	require.NoError(t, s.Append(t.Context(), drafts("first")))
+	full := &faultyPool{DB: s.pools[0], commit: fails(), insert: func() error { return &mysql.MySQLError{Number: 1114, Message: "table is full"} }}
+	lose(false, func() { s.writer.Statement.ConnPool = full })(t, s, nil)
+	batch := drafts("a")
+	require.ErrorIs(t, s.Append(t.Context(), batch), storage.ErrInDoubt)
+	require.Equal(t, []string{"alice", "bob"}, batch[0].Members)
+}
+
+// Members are those of the commit: who has quit cannot write, who has joined is told.
+func TestPacketsKnowWhoBelongs(t *testing.T) {
+	o := Options{Driver: DriverMySQL, DSN: component.Database(t, component.MySQL(t))}
+	s, other := newStore(t, o), newStore(t, o)
+	ctx := t.Context()
+	g, err := s.CreateGroup(ctx, storage.Group{App: "app", Owner: "alice", Members: []storage.Member{{Account: "bob"}}}, storage.GroupLimits{})
+	require.NoError(t, err)
+	say := func(app, sender string) *storage.Draft {
+		d := &storage.Draft{App: app, Sender: sender, Kind: storage.KindGroup, Dest: g, Body: "x"}
+		require.NoError(t, s.Append(ctx, []*storage.Draft{d}))
+		return d
+	}
+	require.NoError(t, say("app", "bob").Err)
+	require.NoError(t, say("app", "bob").Err)
+	_, err = other.Join(ctx, "app", g, "carol", storage.GroupLimits{})
+	require.NoError(t, err)
+	require.Equal(t, []string{"alice", "bob", "carol"}, say("app", "alice").Members)
+	require.NoError(t, say("app", "carol").Err)
+	_, err = other.Quit(ctx, "app", g, "bob")
+	require.NoError(t, err)
+	require.ErrorIs(t, say("app", "bob").Err, storage.ErrNotMember)
+	require.Equal(t, []string{"alice", "carol"}, say("app", "alice").Members)
+	require.ErrorIs(t, say("another", "alice").Err, storage.ErrNoConversation)
+}
+
+// Everything comes back as it was sent, whatever bytes it has.
+func TestPacketsQuote(t *testing.T) {
+	onEach(t, func(t *testing.T, o Options) {
+		s := newStore(t, o)
+		var all strings.Builder
+		for i := range 256 {
+			all.WriteByte(byte(i))
+		}
+		for i, text := range []string{"first", "'", "\\", "\\'", "';COMMIT;DROP TABLE messages;--", "\x00\x1a\n\r\"%_", all.String(), "\xff'", "\xe4\\"} {
+			d := &storage.Draft{App: "app", Kind: storage.KindUser, Sender: "al'\\ice", Dest: "bob", Body: text, Extra: text, ClientID: fmt.Sprint("\\'", i), SendTime: 7}
+			require.NoError(t, s.Append(t.Context(), []*storage.Draft{d}))
+			page, err := s.History(t.Context(), "app", "bob", storage.Range{Kind: storage.KindUser, Dest: "al'\\ice", Limit: 1})
+			require.NoError(t, err)
+			require.Equal(t, []storage.Message{{
+				Conversation: d.Conversation, Seq: int64(i) + 1, ID: d.MessageID, Sender: d.Sender, ClientID: d.ClientID, Body: text, Extra: text, SendTime: 7,
+			}}, page.Messages)
+		}
+	})
+}
+
+func TestLedgerIsBounded(t *testing.T) {
+	l := ledger{most: 3, byID: make(map[int64]known)}
+	for id := range int64(10) {
+		l.note([]*target{{id: id, found: true}})
+		require.LessOrEqual(t, len(l.byID), 3)
+	}
+	require.False(t, l.recall([]*target{{id: 100}}))
+}
