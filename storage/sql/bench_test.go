@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/stretchr/testify/require"
 
 	"github.com/hermod-im/hermod/storage"
@@ -82,34 +83,68 @@ func serverTime(b *testing.B, dsn string) func() time.Duration {
 	}
 }
 
-// BenchmarkAppend stores batches of 100 messages of 64 bytes in 100 conversations.
+// BenchmarkAppend stores batches of messages of 64 bytes, each in a conversation of its own out of 1,000. An op is a message.
 func BenchmarkAppend(b *testing.B) {
-	benchmarks(b, func(b *testing.B, o sql.Options) {
-		s := open(b, o, fixed(b, 0))
-		body := strings.Repeat("x", 64)
-		n := 0
-		batch := func() []*storage.Draft {
-			drafts := make([]*storage.Draft, 100)
-			for i := range drafts {
-				n++
-				drafts[i] = &storage.Draft{
-					App: "app", Kind: storage.KindUser, Sender: fmt.Sprint("alice", i), Dest: fmt.Sprint("bob", i),
-					ClientID: fmt.Sprint("client-", n), Type: 1, Body: body, SendTime: int64(n),
-				}
-			}
-			return drafts
-		}
-		require.NoError(b, s.Append(b.Context(), batch()))
-		b.ReportAllocs()
-		b.ResetTimer()
-		before := cpuTime(b)
-		for b.Loop() {
-			if err := s.Append(b.Context(), batch()); err != nil {
-				b.Fatal(err)
+	for _, size := range []int{1, 30, 100, 500} {
+		b.Run(fmt.Sprint("batch-", size), func(b *testing.B) {
+			benchmarks(b, func(b *testing.B, o sql.Options) { benchmarkAppend(b, o, size) })
+		})
+	}
+}
+
+func benchmarkAppend(b *testing.B, o sql.Options, size int) {
+	const conversations = 1000
+	s := open(b, o, fixed(b, 0))
+	body, n := strings.Repeat("x", 64), 0
+	batch := func(size int) error {
+		drafts := make([]*storage.Draft, size)
+		for i := range drafts {
+			n++
+			drafts[i] = &storage.Draft{
+				App: "app", Kind: storage.KindUser, Sender: fmt.Sprint("alice", n%conversations), Dest: fmt.Sprint("bob", n%conversations),
+				ClientID: uuid.NewString(), Type: 1, Body: body, SendTime: time.Now().UnixNano(),
 			}
 		}
-		b.ReportMetric(float64((cpuTime(b)-before).Microseconds())/float64(b.N)/100, "own-CPU-µs/message")
+		return s.Append(b.Context(), drafts)
+	}
+	require.NoError(b, batch(conversations))
+	fsyncs := func() int { return 0 }
+	if o.Driver == sql.DriverMySQL {
+		fsyncs = serverFsyncs(b, o.DSN)
+	}
+	before := fsyncs()
+	i := 0
+	measure(b, o, func() (err error) {
+		if i%size == 0 {
+			err = batch(size)
+		}
+		i++
+		return err
 	})
+	if o.Driver == sql.DriverMySQL {
+		b.ReportMetric(float64(fsyncs()-before)/float64(b.N), "fsyncs/op")
+	}
+}
+
+// serverFsyncs counts what InnoDB has had written to the disk, of its log and of its data.
+func serverFsyncs(b *testing.B, dsn string) func() int {
+	b.Helper()
+	db, err := stdsql.Open("mysql", dsn)
+	require.NoError(b, err)
+	b.Cleanup(func() { require.NoError(b, db.Close()) })
+	return func() (n int) {
+		rows, err := db.Query("SHOW GLOBAL STATUS WHERE Variable_name IN ('Innodb_data_fsyncs', 'Innodb_os_log_fsyncs')")
+		require.NoError(b, err)
+		defer rows.Close()
+		for rows.Next() {
+			var name string
+			var value int
+			require.NoError(b, rows.Scan(&name, &value))
+			n = max(n, value) // the log's are among those of the data, where they are counted at all
+		}
+		require.NoError(b, rows.Err())
+		return n
+	}
 }
 
 // thousand is a store in which alice has 1,000 conversations, whose ids are returned, and a client that

@@ -15,13 +15,13 @@ import (
 )
 
 // maxStored is what a message of 64 bytes may cost with its indexes, in bytes, when its client id is a UUID.
-const maxStored = 350
+const maxStored = 290
 
 // TestSize keeps an eye on what a stored message costs: it is most of what a database of messages is.
 func TestSize(t *testing.T) {
 	const conversations, size = 50, 1000
 	// InnoDB takes megabytes at a time, so that the average means something only for many messages.
-	const few, many = 10, 60
+	const few, many = 10, 120
 	fill := func(s storage.Messages, batches int) {
 		for b := range batches {
 			batch := make([]*storage.Draft, size)

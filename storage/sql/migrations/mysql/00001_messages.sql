@@ -31,7 +31,7 @@ CREATE TABLE members (
 
 CREATE TABLE messages (
     conversation_id BIGINT        NOT NULL,
-    seq             BIGINT        NOT NULL,
+    seq             INT UNSIGNED  NOT NULL,
     message_id      BIGINT        NOT NULL,
     sender          VARBINARY(64) NOT NULL,
     client_key      BIGINT COMMENT 'hash of sender and client_id; NULL without one',
