@@ -75,7 +75,7 @@ func (c Config) validateCommon(v *validation) {
 	v.between("ids.node", c.IDs.Node, -1, maxIDNode)
 	v.positive("links.dial_wait", c.Links.DialWait)
 	v.size("links.max_packet", c.Links.MaxPacket, c.Gateway.MaxPacket+headerRoom, maxPacket)
-	v.size("links.queue_bytes", c.Links.QueueBytes, c.Links.MaxPacket, 1<<10*GiB)
+	v.size("links.queue_bytes", c.Links.QueueBytes, c.Links.MaxPacket, GiB)
 	v.check("shutdown.drain", c.Shutdown.Drain >= 0, "must not be negative")
 }
 
