@@ -75,7 +75,7 @@ type Channel struct {
 	done       chan struct{} // made on demand
 	pending    *buffer       // framed bytes that no flusher has taken
 	writing    *buffer       // belongs to the flusher
-	queued     int32         // bytes in pending and not yet written of writing
+	queued     uint32        // bytes in pending and not yet written of writing
 	state      atomic.Uint32 // a state; written with mu held
 	place      place         // static after construction, on a polled channel
 	remote     remote        // static after construction
@@ -223,7 +223,7 @@ func (c *Channel) room(n int) {
 
 func (c *Channel) appended(n int) {
 	c.pending.frames++
-	c.queued += int32(n)
+	c.queued += uint32(n)
 	c.schedule()
 }
 
@@ -276,7 +276,7 @@ func (c *Channel) flushOnce() {
 	c.mu.Lock()
 
 	b.off += n
-	c.queued -= int32(n)
+	c.queued -= uint32(n)
 	c.host.metrics.BytesOut.Add(uint64(n))
 	switch {
 	case b.off == len(b.data):
