@@ -34,7 +34,7 @@ type Target struct {
 
 // DatabaseUse is what stored messages did to the database.
 type DatabaseUse struct {
-	BytesPerMessage  float64 `json:"bytes_per_message"` // table and indexes
+	BytesPerMessage  float64 `json:"bytes_per_message,omitempty"` // table and indexes; 0: too few messages to tell
 	MessagesPerFsync float64 `json:"messages_per_fsync"`
 }
 

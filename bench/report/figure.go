@@ -50,9 +50,10 @@ func factsOf(r *bench.Run) (facts, bool) {
 		f.figures = append([]figure{{"cpu", "server CPU", "µs/" + f.unit, f.cpu.Total}}, f.figures...)
 	}
 	if d := r.Database; d != nil {
-		f.figures = append(f.figures,
-			figure{"stored", "stored", "bytes/message", d.BytesPerMessage},
-			figure{"fsync", "log flushed every", "messages", d.MessagesPerFsync})
+		f.figures = append(f.figures, figure{"fsync", "log flushed every", "messages", d.MessagesPerFsync})
+		if d.BytesPerMessage > 0 {
+			f.figures = append(f.figures, figure{"stored", "stored", "bytes/message", d.BytesPerMessage})
+		}
 	}
 	return f, true
 }

@@ -12,7 +12,7 @@ const (
 	plotWidth, plotHeight = 620.0, 340.0
 	marginLeft            = 64.0
 	marginRight           = 16.0
-	marginTop             = 14.0
+	marginTop             = 28.0
 	marginBottom          = 44.0
 	legendLine            = 16.0
 )
@@ -28,7 +28,7 @@ func (p plot) svg() string {
 		c.line(i, s)
 	}
 	c.text(marginLeft+(plotWidth-marginLeft-marginRight)/2, plotHeight-8, "middle", p.axis)
-	c.text(4, marginTop-3, "start", p.figure.unit)
+	c.text(4, marginTop-14, "start", p.figure.unit)
 	c.printf("</svg>\n")
 	return c.String()
 }

@@ -38,11 +38,14 @@ func usageOf(ctx context.Context, dsn string) (u usage, err error) {
 	return u, nil
 }
 
+// enoughStored is how many messages tell their size: a table grows by up to 4 MiB at once.
+const enoughStored = 50_000
+
 // since is the use of each of some messages.
 func (u usage) since(before usage, messages int64) *bench.DatabaseUse {
-	n := float64(max(1, messages))
-	return &bench.DatabaseUse{
-		BytesPerMessage:  float64(u.bytes-before.bytes) / n,
-		MessagesPerFsync: n / float64(max(1, u.fsyncs-before.fsyncs)),
+	use := &bench.DatabaseUse{MessagesPerFsync: float64(messages) / float64(max(1, u.fsyncs-before.fsyncs))}
+	if messages >= enoughStored {
+		use.BytesPerMessage = float64(u.bytes-before.bytes) / float64(messages)
 	}
+	return use
 }
