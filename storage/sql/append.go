@@ -53,6 +53,7 @@ type target struct {
 	lastSeq int64
 	lastID  int64
 	version int64
+	was     int64 // lastSeq before, if nothing was read
 	members *members
 	stored  map[int64]stored
 	moved   bool
@@ -98,14 +99,13 @@ func (s *Store) Append(ctx context.Context, drafts []*storage.Draft) error {
 
 // tryAppend stores the batch in one transaction.
 func (s *Store) tryAppend(ctx context.Context, b *batch) error {
-	if done, err := s.tryPacket(ctx, b); done || err != nil {
+	if done, err := s.tryKnown(ctx, b); done || err != nil {
 		return err
 	}
+	s.ledger.forget(b.targets)
 	err := s.once(ctx, func(tx *gorm.DB) error { return s.appendTo(tx, b) })
 	if err == nil {
 		s.ledger.note(b.targets)
-	} else {
-		s.ledger.forget(b.targets)
 	}
 	return err
 }

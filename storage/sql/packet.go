@@ -19,6 +19,8 @@ import (
 // known to be, in the order of their ids as lock does, and the INSERT fails unless it found all of them. Then, and after
 // every other answer that is an error, the transaction is rolled back and the batch is appended as if this had not been tried.
 //
+// SQLite, which has no round trips, saves the reading in the same way.
+//
 // A packet may be executed after its connection was lost, even when nobody waits any more. It does no harm then: what
 // was written to one of its conversations meanwhile makes it fail.
 
@@ -77,19 +79,18 @@ func (l *ledger) recall(targets []*target) bool {
 			return false
 		}
 		t.found, t.moved, t.stored = true, false, nil
-		t.lastSeq, t.lastID, t.version = k.lastSeq, k.lastID, k.version
+		t.lastSeq, t.lastID, t.version, t.was = k.lastSeq, k.lastID, k.version, k.lastSeq
 	}
 	return true
 }
 
-// packet is the one that stores the batch. nil: there is something to read first, or too much to write.
-func (s *Store) packet(b *batch) (packet []byte, err error) {
-	if !s.dialect.packets || b.lookUp || len(b.targets) > packetTargets || len(b.entries) > packetRows || !s.ledger.recall(b.targets) {
+// numberKnown fills in the drafts' results from what is known of their conversations, and returns those that are to
+// be inserted. nil: there is something to read first, or too much to write.
+func (s *Store) numberKnown(b *batch) (fresh []entry, err error) {
+	if b.lookUp || len(b.targets) > packetTargets || len(b.entries) > packetRows || !s.ledger.recall(b.targets) {
 		return nil, nil
 	}
-	was := make([]int64, len(b.targets))
-	for i, t := range b.targets {
-		was[i] = t.lastSeq
+	for _, t := range b.targets {
 		if t.kind == storage.KindGroup {
 			if m, ok := s.members.GetIfPresent(t.id); ok && m.version == t.version {
 				t.members = m
@@ -103,15 +104,20 @@ func (s *Store) packet(b *batch) (packet []byte, err error) {
 			return nil, nil
 		}
 	}
-	fresh, err := s.number(b)
-	if err != nil || len(fresh) == 0 || fit(fresh) < len(fresh) {
+	fresh, err = s.number(b)
+	if err != nil || fit(fresh) < len(fresh) {
 		return nil, err
 	}
-	packet = append(make([]byte, 0, packetSize(b.targets, fresh)), "BEGIN;"...)
-	packet, moved := appendMove(packet, b.targets, was)
+	return fresh, nil
+}
+
+// packetOf is the packet that stores the messages.
+func packetOf(targets []*target, fresh []entry) string {
+	packet := append(make([]byte, 0, packetSize(targets, fresh)), "BEGIN;"...)
+	packet, moved := appendMove(packet, targets)
 	packet = append(packet, ';')
 	packet = appendInsert(packet, fresh, moved)
-	return append(packet, ";COMMIT"...), nil
+	return string(append(packet, ";COMMIT"...))
 }
 
 // packetSize is about how many bytes a packet has.
@@ -124,24 +130,24 @@ func packetSize(targets []*target, fresh []entry) int {
 }
 
 // appendMove is the UPDATE that locks the conversations which have new messages, and moves them on. It says how many they are.
-func appendMove(p []byte, targets []*target, was []int64) (_ []byte, moved int) {
-	each := func(format func(t *target, was int64)) {
-		for i, t := range targets {
+func appendMove(p []byte, targets []*target) (_ []byte, moved int) {
+	each := func(format func(t *target)) {
+		for _, t := range targets {
 			if t.moved {
-				format(t, was[i])
+				format(t)
 			}
 		}
 	}
 	p = append(p, "UPDATE conversations SET last_seq = CASE id"...)
-	each(func(t *target, _ int64) { p = appendWhen(p, t.id, t.lastSeq); moved++ })
+	each(func(t *target) { p = appendWhen(p, t.id, t.lastSeq); moved++ })
 	p = append(p, " END, last_message_id = CASE id"...)
-	each(func(t *target, _ int64) { p = appendWhen(p, t.id, t.lastID) })
+	each(func(t *target) { p = appendWhen(p, t.id, t.lastID) })
 	p = append(p, " END WHERE id IN ("...)
-	each(func(t *target, _ int64) { p = append(strconv.AppendInt(p, t.id, 10), ',') })
+	each(func(t *target) { p = append(strconv.AppendInt(p, t.id, 10), ',') })
 	p = append(p[:len(p)-1], ") AND (id, last_seq, member_version) IN ("...)
-	each(func(t *target, was int64) {
+	each(func(t *target) {
 		p = append(strconv.AppendInt(append(p, '('), t.id, 10), ',')
-		p = append(strconv.AppendInt(p, was, 10), ',')
+		p = append(strconv.AppendInt(p, t.was, 10), ',')
 		p = append(strconv.AppendInt(p, t.version, 10), "),"...)
 	})
 	return append(p[:len(p)-1], ')'), moved
@@ -201,25 +207,55 @@ func appendBinary[T string | []byte](p []byte, value T) []byte {
 	return append(p, '\'')
 }
 
-// tryPacket stores the batch with one round trip if that can be done. Otherwise, and if the server refused the
-// packet, done is false. errCommit: nobody knows whether it is stored.
-func (s *Store) tryPacket(ctx context.Context, b *batch) (done bool, err error) {
-	packet, err := s.packet(b)
-	if packet == nil || err != nil {
+// tryKnown stores the batch without reading anything if that can be done. Otherwise, and if the database
+// refused that, done is false. errCommit: nobody knows whether it is stored.
+func (s *Store) tryKnown(ctx context.Context, b *batch) (done bool, err error) {
+	fresh, err := s.numberKnown(b)
+	if len(fresh) == 0 || err != nil {
 		return false, err
 	}
-	err = s.translate(s.send(ctx, string(packet)))
-	if err == nil {
+	if s.dialect.packets {
+		err = s.translate(s.send(ctx, packetOf(b.targets, fresh)))
+		b.pending = errors.Is(err, errCommit)
+	} else {
+		err = s.once(ctx, func(tx *gorm.DB) error {
+			if err := s.moveKnown(tx, b.targets); err != nil {
+				return err
+			}
+			return s.insert(tx, fresh)
+		})
+	}
+	switch {
+	case err == nil:
 		s.ledger.note(b.targets)
 		return true, nil
-	}
-	s.ledger.forget(b.targets)
-	if errors.Is(err, errCommit) {
-		b.pending = true
+	case errors.Is(err, errCommit):
 		return false, err
 	}
 	b.lookUp = b.lookUp || errors.Is(err, gorm.ErrDuplicatedKey)
 	return false, ctx.Err()
+}
+
+// errStale: a conversation is not as it was known to be.
+var errStale = errors.New("stale conversation")
+
+// moveKnown moves the conversations on one by one, if they are as they are known to be.
+func (s *Store) moveKnown(tx *gorm.DB, targets []*target) error {
+	for _, t := range targets {
+		if !t.moved {
+			continue
+		}
+		result, err := tx.Statement.ConnPool.ExecContext(tx.Statement.Context,
+			"UPDATE conversations SET last_seq = ?, last_message_id = ? WHERE id = ? AND last_seq = ? AND member_version = ?",
+			t.lastSeq, t.lastID, t.id, t.was, t.version)
+		if err != nil {
+			return fmt.Errorf("move conversations: %w", err)
+		}
+		if n, err := result.RowsAffected(); n != 1 || err != nil {
+			return errors.Join(errStale, err)
+		}
+	}
+	return nil
 }
 
 // sendPacket runs a packet that begins and ends a transaction, which an error that is not errCommit has undone.

@@ -112,27 +112,35 @@ func TestPacketThatMayComeIsInDoubt(t *testing.T) {
 
 // Members are those of the commit: who has quit cannot write, who has joined is told.
 func TestPacketsKnowWhoBelongs(t *testing.T) {
-	o := Options{Driver: DriverMySQL, DSN: component.Database(t, component.MySQL(t))}
-	s, other := newStore(t, o), newStore(t, o)
-	ctx := t.Context()
-	g, err := s.CreateGroup(ctx, storage.Group{App: "app", Owner: "alice", Members: []storage.Member{{Account: "bob"}}}, storage.GroupLimits{})
-	require.NoError(t, err)
-	say := func(app, sender string) *storage.Draft {
-		d := &storage.Draft{App: app, Sender: sender, Kind: storage.KindGroup, Dest: g, Body: "x"}
-		require.NoError(t, s.Append(ctx, []*storage.Draft{d}))
-		return d
-	}
-	require.NoError(t, say("app", "bob").Err)
-	require.NoError(t, say("app", "bob").Err)
-	_, err = other.Join(ctx, "app", g, "carol", storage.GroupLimits{})
-	require.NoError(t, err)
-	require.Equal(t, []string{"alice", "bob", "carol"}, say("app", "alice").Members)
-	require.NoError(t, say("app", "carol").Err)
-	_, err = other.Quit(ctx, "app", g, "bob")
-	require.NoError(t, err)
-	require.ErrorIs(t, say("app", "bob").Err, storage.ErrNotMember)
-	require.Equal(t, []string{"alice", "carol"}, say("app", "alice").Members)
-	require.ErrorIs(t, say("another", "alice").Err, storage.ErrNoConversation)
+	onEach(t, func(t *testing.T, o Options) {
+		s, other := newStore(t, o), newStore(t, o)
+		ctx := t.Context()
+		g, err := s.CreateGroup(ctx, storage.Group{App: "app", Owner: "alice", Members: []storage.Member{{Account: "bob"}}}, storage.GroupLimits{})
+		require.NoError(t, err)
+		say := func(app, sender string) *storage.Draft {
+			d := &storage.Draft{App: app, Sender: sender, Kind: storage.KindGroup, Dest: g, Body: "x"}
+			require.NoError(t, s.Append(ctx, []*storage.Draft{d}))
+			return d
+		}
+		require.NoError(t, say("app", "bob").Err)
+		log := record(s)
+		require.NoError(t, say("app", "bob").Err)
+		for _, query := range queries(log) {
+			require.NotContains(t, query, "SELECT", "what is known is not read")
+		}
+		another := &storage.Draft{App: "app", Sender: "alice", Kind: storage.KindGroup, Dest: g, Body: "x"}
+		require.NoError(t, other.Append(ctx, []*storage.Draft{another}))
+		require.EqualValues(t, another.Seq+1, say("app", "bob").Seq)
+		_, err = other.Join(ctx, "app", g, "carol", storage.GroupLimits{})
+		require.NoError(t, err)
+		require.Equal(t, []string{"alice", "bob", "carol"}, say("app", "alice").Members)
+		require.NoError(t, say("app", "carol").Err)
+		_, err = other.Quit(ctx, "app", g, "bob")
+		require.NoError(t, err)
+		require.ErrorIs(t, say("app", "bob").Err, storage.ErrNotMember)
+		require.Equal(t, []string{"alice", "carol"}, say("app", "alice").Members)
+		require.ErrorIs(t, say("another", "alice").Err, storage.ErrNoConversation)
+	})
 }
 
 // Everything comes back as it was sent, whatever bytes it has.
