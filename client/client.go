@@ -148,6 +148,7 @@ func (c *Client) Run(ctx context.Context) error {
 		delivering.Wait()
 	}
 	c.end(err)
+	c.saveMoved(ctx)
 	c.tellOutcomes(ctx)
 	c.opts.OnState(StateClosed, err)
 	return err
@@ -390,15 +391,17 @@ func (c *Client) deliver(ctx context.Context) {
 		c.mu.Lock()
 		states := c.states
 		c.states = nil
-		d, ok := c.inbox.Next()
-		if ok && c.inbox.SyncWanted() != WantNothing {
-			wake(c.syncWake) // there may be room again
-		}
 		c.mu.Unlock()
 		for _, s := range states {
 			c.opts.OnState(s.state, s.err)
 		}
 		c.tellOutcomes(ctx)
+		c.mu.Lock()
+		d, ok := c.inbox.Next()
+		if ok && c.inbox.SyncWanted() != WantNothing {
+			wake(c.syncWake) // there may be room again
+		}
+		c.mu.Unlock()
 		if ok {
 			c.handle(ctx, d)
 			continue
@@ -434,5 +437,15 @@ func (c *Client) handle(ctx context.Context, d Delivery) {
 	}
 	if err != nil {
 		c.log.Warn("cursor not saved", "conversation", d.Conversation, "error", err)
+	}
+}
+
+// saveMoved saves the cursors that wait for nothing.
+func (c *Client) saveMoved(ctx context.Context) {
+	c.mu.Lock()
+	moved := c.inbox.Moved()
+	c.mu.Unlock()
+	for id, seq := range moved {
+		c.handle(ctx, Delivery{Conversation: id, Through: seq})
 	}
 }

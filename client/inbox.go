@@ -286,6 +286,25 @@ func (b *Inbox) Next() (Delivery, bool) {
 	return Delivery{}, false
 }
 
+// Moved takes out of Next what it would deliver when nothing waits: the cursors that are only to be saved.
+func (b *Inbox) Moved() map[string]int64 {
+	moved := b.moved
+	b.moved = map[string]int64{}
+	return moved
+}
+
+// Passed reports whether an own message waits for nothing: it is not held back, and what comes before it was
+// taken by Next or Moved. Once that is handled, no later run hears of it.
+func (b *Inbox) Passed(id string, seq int64) bool {
+	c := b.conversations[id]
+	if c == nil {
+		return true // a server without cursors
+	}
+	_, held := c.early[seq]
+	_, moved := b.moved[id]
+	return !held && !moved && c.tail == nil
+}
+
 func (b *Inbox) conversation(id string) *conversation {
 	c := b.conversations[id]
 	if c == nil {

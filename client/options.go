@@ -79,7 +79,8 @@ type Options struct {
 	OnMessage func(Message)
 	// OnGroup hears of changes in the account's groups while on line. May be nil.
 	OnGroup func(GroupEvent)
-	// OnOutcome hears what became of each message of Send, once, while Run runs. May be nil.
+	// OnOutcome hears what became of each message of Send, once, while Run runs; that it is stored, behind
+	// what OnMessage hears of before it in its conversation. May be nil.
 	OnOutcome func(Outcome)
 	// OnConversation hears of each conversation that is new to this device, before its first message or
 	// without one, and once more, with gone set, when the account does not belong to it any more.

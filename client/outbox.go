@@ -485,11 +485,27 @@ func isRefusal(err error) bool {
 	return errors.As(err, &refused) && !refused.Retryable()
 }
 
-// tellOutcomes gives OnOutcome what it has not heard.
+// tellOutcomes gives OnOutcome what it has not heard. Of a message that is stored it hears once the
+// conversation's cursor is saved behind it: otherwise a later run, which finds no such message in the
+// Outbox any more, would take it for one from another device.
 func (c *Client) tellOutcomes(ctx context.Context) {
 	c.mu.Lock()
-	list := c.outbox.outcomes
-	c.outbox.outcomes = nil
+	waiting := len(c.outbox.outcomes) > 0
+	c.mu.Unlock()
+	if !waiting {
+		return
+	}
+	c.saveMoved(ctx)
+	var list, later []*outgoing
+	c.mu.Lock()
+	for _, m := range c.outbox.outcomes {
+		if m.err == nil && !c.inbox.Passed(m.sent.Conversation, m.sent.Seq) && (c.ended == nil || c.opts.Outbox != nil) {
+			later = append(later, m)
+		} else {
+			list = append(list, m)
+		}
+	}
+	c.outbox.outcomes = later
 	c.mu.Unlock()
 	for _, m := range list {
 		c.opts.OnOutcome(Outcome{Outgoing: m.Outgoing, Sent: m.sent, Err: m.err})

@@ -244,6 +244,41 @@ func TestOutboxSurvivesRestart(t *testing.T) {
 	})
 }
 
+// The application ends after a message was answered, but before a message of bob's that comes before it has
+// arrived. It was told, and removed from the Outbox: the next run heard it as if from another device.
+func TestOutcomeWaitsForCursor(t *testing.T) {
+	bubble(t, func(t *testing.T, f *fake) {
+		outbox, store := &MemoryOutbox{}, &MemoryStore{}
+		var first, second outcomes
+		keep := func(o *Options) { o.Outbox, o.Store = outbox, store }
+		alice := start(t, f, "alice", first.into, keep).online()
+		synctest.Wait()
+		f.do(func() { // alice does not hear of it, and no sync tells
+			f.members["u:alice:bob"] = []string{"alice", "bob"}
+			f.logs["u:alice:bob"] = []*pb.Message{{MessageId: 1001, Seq: 1, Sender: "bob", Body: "lost"}}
+		})
+		f.intercept(func(_ *fakeLink, p *wire.LogicPkt) bool { return p.Command == wire.CmdSync })
+		alice.send("bob", "one")
+		synctest.Wait()
+		equal(t, "stored", f.stored("u:alice:bob"), []string{"lost", "one"})
+		alice.Close()
+		if err := alice.ended(); err != nil {
+			t.Fatal(err)
+		}
+		equal(t, "first run", first.told(), nil)
+
+		f.intercept(nil)
+		again := start(t, f, "alice", second.into, keep).online()
+		equal(t, "heard", again.bodies(), []string{"lost"})
+		time.Sleep(time.Minute)
+		equal(t, "second run", second.told(), []string{"one: 2"})
+		equal(t, "stored", f.stored("u:alice:bob"), []string{"lost", "one"})
+		if left, _ := outbox.Load(t.Context()); len(left) != 0 {
+			t.Errorf("left %+v", left)
+		}
+	})
+}
+
 // Final refusals, and what is not queued at all.
 func TestSendErrors(t *testing.T) {
 	bubble(t, func(t *testing.T, f *fake) {
