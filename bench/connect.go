@@ -18,7 +18,8 @@ type ConnectOptions struct {
 	Connections int
 	// Rate is how many logins a second are begun; 0: as fast as they go.
 	Rate float64
-	// Parallel is how many logins are under way at once, in all workers together. Defaults to 32.
+	// Parallel is how many logins are under way at once, in all workers together: a login takes 50 ms
+	// at least (docs/decisions/0010), so 256 are 5,000 a second. Defaults to 256.
 	Parallel int
 	// Workers is how many processes share the connections. Defaults to as many as the limit of
 	// descriptors asks for.
@@ -46,7 +47,7 @@ func (o ConnectOptions) withDefaults() (ConnectOptions, error) {
 		o.App = "default"
 	}
 	if o.Parallel == 0 {
-		o.Parallel = 32
+		o.Parallel = 256
 	}
 	if o.Workers < 0 || o.Workers > o.Connections || (o.Workers > 1 && o.Spawn == nil) {
 		return o, errors.New("give each process at least 1 connection")
