@@ -41,6 +41,7 @@ func forgetfulCluster(t *testing.T, logics int, forgets func() bool) (login func
 	for i := range logics {
 		env := c.env()
 		env.Sessions = &forgetful{Sessions: c.sessions, account: "bob", forgets: forgets}
+		env.LocationAge = -1 // every push asks
 		cfg := c.config(fmt.Sprint("logic-", i))
 		cfg.IDs.Node = i
 		l, err := NewLogic(t.Context(), cfg, env)

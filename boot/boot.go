@@ -39,6 +39,8 @@ type Env struct {
 	// Now is the wall clock of what logic nodes store: ids, times of sending, of login, of creation. May be
 	// nil: time.Now. Leases and timeouts follow the monotonic clock.
 	Now func() time.Time
+	// LocationAge is logic.Config.LocationAge. Tests that lose pushes in the session store have it negative.
+	LocationAge time.Duration
 	// Version is shown by the admin port.
 	Version string
 }

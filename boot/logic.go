@@ -112,6 +112,8 @@ func NewLogic(ctx context.Context, c config.Config, env *Env) (_ *Logic, err err
 		IndexPage: c.Limits.OfflinePage,
 		Rate:      rate(c.Limits, c.Limits.AccountRate, c.Limits.AccountBurst),
 		Now:       now,
+
+		LocationAge: env.LocationAge,
 	}, logic.Deps{
 		Naming:   env.Naming,
 		Server:   server,
