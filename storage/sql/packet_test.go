@@ -163,6 +163,20 @@ func TestPacketsQuote(t *testing.T) {
 	})
 }
 
+// In GBK a backslash is half of some characters: an escape that the server took for one would end the text.
+func TestPacketsQuoteInAnyCharset(t *testing.T) {
+	dsn, err := mysql.ParseDSN(component.Database(t, component.MySQL(t)))
+	require.NoError(t, err)
+	require.NoError(t, dsn.Apply(mysql.Charset("gbk", "")))
+	s := newStore(t, Options{Driver: DriverMySQL, DSN: dsn.FormatDSN()})
+	require.NoError(t, s.Append(t.Context(), drafts("first")))
+	log := record(s)
+	batch := drafts("second")
+	batch[0].Body = "\x81'), ('"
+	require.NoError(t, s.Append(t.Context(), batch))
+	require.Len(t, queries(log), 1, "the packet was refused")
+}
+
 func TestLedgerIsBounded(t *testing.T) {
 	l := ledger{most: 3, byID: make(map[int64]known)}
 	for id := range int64(10) {
