@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"testing"
 	"time"
 
@@ -109,6 +110,32 @@ func TestDeliverEnds(t *testing.T) {
 				}
 				<-c.Done()
 			})
+		})
+	}
+}
+
+// A frozen peer is given up after the read wait, not when it has also been given the time to close: it may be that
+// it takes nothing any more.
+func TestDeliverFromFrozenPeer(t *testing.T) {
+	for name, driver := range map[string]transport.Driver{"auto": transport.DriverAuto, "goroutine": transport.DriverGoroutine} {
+		t.Run(name, func(t *testing.T) {
+			ln, err := net.Listen("tcp", "127.0.0.1:0")
+			require.NoError(t, err)
+			defer ln.Close() //nolint:errcheck // a test's
+			c := tcp.NewClient("a", "", transport.ClientOptions{
+				Driver: driver, ReadWait: time.Second, WriteWait: time.Hour, QueueBytes: 64 << 20,
+			})
+			require.NoError(t, c.Connect(ln.Addr().String()))
+			peer, err := ln.Accept()
+			require.NoError(t, err)
+			defer peer.Close() //nolint:errcheck // a test's
+			frames, ended := deliver(c)
+			_, err = peer.Write(tcp.Protocol().AppendFrame(nil, im.OpBinary, []byte("the last")))
+			require.NoError(t, err)
+			require.Equal(t, "the last", <-frames)
+			for part := make([]byte, 1<<20); c.QueuedBytes() < 16<<20 && c.Send(part) == nil; { // more than the sockets hold
+			}
+			require.Equal(t, im.ReasonTimeout, im.ReasonOf(<-ended, im.ReasonNone))
 		})
 	}
 }
