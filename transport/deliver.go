@@ -51,6 +51,7 @@ func (c *Client) poll(ch *Channel, d *delivery) bool {
 	}
 	if !c.adopt(ch, s) {
 		c.pollers.stop()
+		c.pollers.all = nil // Deliver may be called again
 		ch.endRead()
 		return false
 	}
