@@ -27,8 +27,9 @@ func describeMachine() (string, error) {
 	if _, err := fmt.Sscanf(line(memory, "MemTotal:"), "%d kB", &kib); err != nil {
 		return "", fmt.Errorf("MemTotal: %w", err)
 	}
+	release := strings.SplitN(string(bytes.TrimSpace(kernel)), ".", 3)
 	model := strings.TrimLeft(line(cpu, "model name"), "\t :")
-	return fmt.Sprintf("%d cores of %s, %d GiB, Linux %s, %s", runtime.NumCPU(), model, (kib+1<<19)>>20, bytes.TrimSpace(kernel), runtime.Version()), nil
+	return fmt.Sprintf("%d cores of %s, %d GiB, Linux %s, %s", runtime.NumCPU(), model, (kib+1<<19)>>20, strings.Join(release[:min(2, len(release))], "."), runtime.Version()), nil
 }
 
 // line is what follows name in the first line that begins with it.
