@@ -3,6 +3,7 @@ package logic
 import (
 	"errors"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -60,10 +61,14 @@ func newMetrics(r prometheus.Registerer) *metrics {
 	return m
 }
 
-// measure is the middleware that counts requests.
+// measure is the middleware that counts requests. The router wraps the handler of each row by itself, so that
+// a row's counter is looked up once.
 func (m *metrics) measure(next Handler) Handler {
+	var once sync.Once
+	var requests prometheus.Counter
 	return func(c *Context) error {
-		m.requests.WithLabelValues(string(c.Packet.Command)).Inc()
+		once.Do(func() { requests = m.requests.WithLabelValues(string(c.Packet.Command)) })
+		requests.Inc()
 		return next(c)
 	}
 }
