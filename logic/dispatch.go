@@ -58,10 +58,7 @@ var hintAll = (&wire.LogicPkt{Header: wire.Header{Command: wire.CmdSyncHint, Fla
 // missed notes that there were pushes which nobody got.
 func (d *dispatcher) missed() {
 	d.owed.Store(true)
-	select {
-	case d.wake <- struct{}{}:
-	default:
-	}
+	signal(d.wake)
 }
 
 // settle hints the clients if that is owed.

@@ -47,10 +47,7 @@ func (u *unlinked) add(gateway string, channels, kicked []string) {
 		u.gateways[gateway] = g
 	}
 	g.add(channels, kicked)
-	select {
-	case u.wake <- struct{}{}:
-	default:
-	}
+	signal(u.wake)
 }
 
 // add is bounded as the store is, which takes one channel more than it keeps for all.
