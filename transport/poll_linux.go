@@ -3,7 +3,6 @@ package transport
 import (
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"os"
 	"runtime"
@@ -22,8 +21,6 @@ const (
 	pollEvents = 256
 	// readTurns is how often a channel may fill the read buffer before the others have their turn.
 	readTurns = 4
-	// sweepSlots is how many channels the sweep looks at under one lock.
-	sweepSlots = 4096
 
 	writeEvents = unix.EPOLLOUT | unix.EPOLLET
 	allEvents   = writeEvents | unix.EPOLLIN | unix.EPOLLRDHUP
@@ -387,76 +384,6 @@ func (p *poller) park(c *Channel, r *frameReader) {
 	}
 }
 
-// sweep closes what has been silent for too long or has not ended in time.
-func (p *poller) sweep() {
-	clocks := time.NewTicker(tick(min(p.host.writeWait, lingerWait)))
-	defer clocks.Stop()
-	silent := time.NewTicker(tick(p.host.readWait))
-	defer silent.Stop()
-	for {
-		select {
-		case <-p.done:
-			return
-		case <-clocks.C:
-			p.sweepClocks()
-		case <-silent.C:
-			p.sweepSilent()
-		}
-	}
-}
-
-// tick is how often to look whether the wait is over: it may last an eighth longer, which keeps
-// the look at a million channels rare.
-func tick(wait time.Duration) time.Duration { return max(wait/8, 5*time.Millisecond) }
-
-func (p *poller) sweepSilent() {
-	wait := p.host.readWait.Milliseconds()
-	if wait <= 0 {
-		return
-	}
-	var silent []*Channel
-	for from, more := 0, true; more; from += sweepSlots {
-		silent, more = p.silent(silent[:0], from, uint32(wait))
-		for _, c := range silent {
-			if p.host.silent { // who waits for Deliver is not to wait for the peer as well
-				c.cut(im.ReasonTimeout)
-			} else {
-				c.Close(im.ReasonTimeout)
-			}
-		}
-	}
-}
-
-// silent collects the channels among sweepSlots slots that have not been heard of for the wait.
-func (p *poller) silent(list []*Channel, from int, wait uint32) (_ []*Channel, more bool) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	now := p.now()
-	to := min(from+sweepSlots, len(p.slots))
-	for i := from; i < to; i++ {
-		if sl := &p.slots[i]; sl.c != nil && now-sl.last >= wait {
-			list = append(list, sl.c)
-		}
-	}
-	return list, to < len(p.slots)
-}
-
-func (p *poller) sweepClocks() {
-	var expired []*Channel
-	p.mu.Lock()
-	now := p.now()
-	for c, at := range p.clocks {
-		if int32(now-at) >= 0 {
-			expired = append(expired, c)
-			delete(p.clocks, c)
-		}
-	}
-	p.mu.Unlock()
-	for _, c := range expired {
-		c.expired()
-	}
-}
-
 // flush is the goroutine that writes for all channels of the poller.
 func (p *poller) flush() {
 	var list []*Channel
@@ -524,44 +451,3 @@ func (p *poller) release(c *Channel) {
 	_ = p.control(unix.EPOLL_CTL_DEL, c.place, 0)
 	_ = unix.Close(int(c.place.fd))
 }
-
-// pollSource reads a socket until it has nothing more.
-type pollSource struct {
-	fd     int
-	host   *host
-	hungUp bool // read to the end
-	empty  bool // the last read got less than it could take
-	turns  int
-}
-
-func (s *pollSource) Read(b []byte) (int, error) {
-	switch {
-	case s.empty && !s.hungUp:
-		return 0, errAgain
-	case s.turns == readTurns:
-		return 0, errTurn
-	}
-	for {
-		n, err := rawRead(s.fd, b)
-		switch {
-		case err == unix.EINTR:
-			continue
-		case err == unix.EAGAIN:
-			return 0, errAgain
-		case err != 0:
-			return 0, os.NewSyscallError("read", err)
-		case n == 0:
-			return 0, io.EOF
-		}
-		s.host.metrics.BytesIn.Add(uint64(n))
-		if s.empty = n < len(b); !s.empty {
-			s.turns++
-		}
-		return n, nil
-	}
-}
-
-// drained is the source of a reader that shall only parse what it has.
-type drained struct{}
-
-func (drained) Read([]byte) (int, error) { return 0, errAgain }
