@@ -1,0 +1,78 @@
+package logic
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/hermod-im/hermod/storage"
+	"github.com/hermod-im/hermod/storage/memory"
+)
+
+// clocked is a store that takes a millisecond for a batch, and remembers when each began and its size.
+type clocked struct {
+	storage.Messages
+	began   []time.Duration
+	sizes   []int
+	started time.Time
+}
+
+func (s *clocked) Append(_ context.Context, drafts []*storage.Draft) error {
+	s.began, s.sizes = append(s.began, time.Since(s.started)), append(s.sizes, len(drafts))
+	time.Sleep(time.Millisecond)
+	return nil
+}
+
+// Under load commits begin CommitInterval apart; a few messages, and a whole batch, do not wait.
+func TestCommitsUnderLoadKeepTheirInterval(t *testing.T) {
+	const ms = time.Millisecond
+	for _, test := range []struct {
+		name  string
+		first int // messages of the first commit
+		then  int // that come while it runs
+		later int // that come a millisecond after its end
+		want  time.Duration
+	}{
+		{"load", busyBatch, 3, 4, 4 * ms},
+		{"a few", busyBatch - 1, 3, 0, ms},
+		{"a whole batch waits", busyBatch, 20, 0, ms},
+		{"a whole batch comes", busyBatch, 3, 17, 2 * ms},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				m := newMetrics(prometheus.NewRegistry())
+				store := &clocked{started: time.Now()}
+				cfg := Config{Shards: 1, CommitInterval: 4 * ms, BatchMax: 20, QueueMax: 100, Timeout: time.Second, Now: time.Now}
+				d := newDispatcher(cfg, memory.NewSessions(memory.Options{}), &fakeLinks{}, m, quiet())
+				committer := newCommitter(cfg, store, d, m, quiet())
+				node := &Node{metrics: m, log: quiet()}
+				add := func(n int) {
+					for i := range n {
+						c := &Context{agent: new(agent), node: node, log: quiet()}
+						_ = committer.add(&utterance{c: c, draft: storage.Draft{App: "a", Sender: "alice", Dest: fmt.Sprint(i), Kind: storage.KindUser}})
+					}
+				}
+				add(test.first)
+				ctx, stop := context.WithCancel(t.Context())
+				var wg sync.WaitGroup
+				wg.Go(func() { committer.run(ctx) })
+				synctest.Wait()
+				add(test.then)
+				time.Sleep(2 * ms)
+				add(test.later)
+				time.Sleep(20 * ms)
+				stop()
+				wg.Wait()
+				if !slices.Equal(store.sizes, []int{test.first, test.then + test.later}) || store.began[1] != test.want {
+					t.Errorf("batches of %v began at %v, want the second one at %v", store.sizes, store.began, test.want)
+				}
+			})
+		})
+	}
+}
