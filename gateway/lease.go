@@ -196,7 +196,8 @@ func (l *leases) renew(ctx context.Context) error {
 		l.restoreAll()
 		return err
 	}
-	if resp.Lost || time.Since(l.renewed) > l.gateway.cfg.Lease {
+	// Before the first renewal there was no client to miss anything, and there may be one when this is looked at.
+	if l.held.Load() && (resp.Lost || time.Since(l.renewed) > l.gateway.cfg.Lease) {
 		l.lost()
 	}
 	l.gateway.missed(resp.Missed)
