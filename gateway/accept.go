@@ -184,7 +184,8 @@ func (g *Gateway) Connect(ch im.Channel) error {
 
 	s.open.Add(1) // so that a gateway that drains waits for the login
 	defer s.answered()
-	pkt, err := g.forwardLogin(s, login)
+	losses := g.leases.losses.Load()
+	pkt, leased, err := g.forwardLogin(s, login)
 	if err != nil {
 		g.metrics.logins.WithLabelValues("failed").Inc()
 		_ = ch.Push(response(wire.Header{Command: wire.CmdSignIn, Sequence: login.sequence}, err)) // it is closed next
@@ -195,6 +196,7 @@ func (g *Gateway) Connect(ch im.Channel) error {
 	if err := s.begin(pkt); err != nil {
 		return err
 	}
+	g.leases.ensure(s, leased, losses)
 	if g.isDraining() {
 		g.turnAway(s)
 	}
@@ -202,20 +204,21 @@ func (g *Gateway) Connect(ch im.Channel) error {
 }
 
 // forwardLogin asks logic nodes, another one whenever a link breaks, until the login's deadline. A
-// gateway that may still lack a logic node waits (I7): that node's pushes would be lost.
-func (g *Gateway) forwardLogin(s *session, login *signIn) ([]byte, error) {
+// gateway that may still lack a logic node waits (I7): that node's pushes would be lost. pkt is
+// for the client; leased says that the lease ran when the session was stored.
+func (g *Gateway) forwardLogin(s *session, login *signIn) (pkt []byte, leased bool, err error) {
 	body, err := proto.Marshal(login.req)
 	if err != nil {
-		return nil, wire.Errorf(wire.StatusInvalidBody, "the body of %s is not UTF-8", wire.CmdSignIn)
+		return nil, false, wire.Errorf(wire.StatusInvalidBody, "the body of %s is not UTF-8", wire.CmdSignIn)
 	}
 	late := time.NewTimer(time.Until(login.deadline))
 	defer late.Stop()
 	select {
 	case <-g.barrier.Passed():
 	case <-g.draining:
-		return nil, errStopping
+		return nil, false, errStopping
 	case <-late.C:
-		return nil, errLoginLate
+		return nil, false, errLoginLate
 	}
 	key := container.Key(s.id())
 	s.stored = true // from now on
@@ -225,9 +228,9 @@ func (g *Gateway) forwardLogin(s *session, login *signIn) ([]byte, error) {
 			case <-time.After(loginRetry):
 				continue
 			case <-g.draining:
-				return nil, errStopping
+				return nil, false, errStopping
 			case <-late.C:
-				return nil, errLoginLate
+				return nil, false, errLoginLate
 			}
 		}
 		select {
@@ -237,7 +240,7 @@ func (g *Gateway) forwardLogin(s *session, login *signIn) ([]byte, error) {
 			}
 			// the link broke
 		case <-late.C:
-			return nil, errLoginLate
+			return nil, false, errLoginLate
 		}
 	}
 }
@@ -250,11 +253,12 @@ var (
 // loginRetry is the pause between attempts to forward a login while no logic node takes it.
 const loginRetry = 100 * time.Millisecond
 
-// loginAnswer is the packet for the client, or the error that the logic node gave.
-func (g *Gateway) loginAnswer(s *session, p *wire.LogicPkt) ([]byte, error) {
+// loginAnswer is what forwardLogin returns of the logic node's answer, or the error that it gave.
+func (g *Gateway) loginAnswer(s *session, p *wire.LogicPkt) (pkt []byte, leased bool, err error) {
 	if err := container.AsError(p); err != nil {
-		return nil, err
+		return nil, false, err
 	}
+	leased = true
 	for _, m := range p.Meta {
 		n, err := strconv.ParseInt(m.Value, 10, 64)
 		switch {
@@ -262,11 +266,12 @@ func (g *Gateway) loginAnswer(s *session, p *wire.LogicPkt) ([]byte, error) {
 		case m.Key == container.MetaLoginAt:
 			s.loginAt = n
 		case m.Key == container.MetaStamp:
+			leased = n != 0
 			g.leases.stored(n)
 		}
 	}
 	p.Link, p.Meta = wire.Link{}, nil
-	return p.Append(nil), nil
+	return p.Append(nil), leased, nil
 }
 
 // Disconnect implements im.StateListener.

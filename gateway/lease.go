@@ -21,6 +21,7 @@ import (
 type leases struct {
 	gateway *Gateway
 	held    atomic.Bool   // has been granted once
+	losses  atomic.Uint64 // how often sessions were to be stored again
 	kick    chan struct{} // capacity 1: look now
 	stop    context.CancelFunc
 	stopped chan struct{}
@@ -39,6 +40,7 @@ type leases struct {
 	overdue bool          // renew now: the store may be behind; guarded by mu
 	restore bool          // the store may lack sessions; guarded by mu
 	hint    bool          // and pushes have been lost for that; guarded by mu
+	unsure  []*session    // on line, but the store may lack them: see ensure; guarded by mu
 }
 
 const (
@@ -109,6 +111,7 @@ func (l *leases) stored(stamp int64) {
 func (l *leases) restoreAll() {
 	l.mu.Lock()
 	l.restore = true
+	l.losses.Add(1)
 	l.mu.Unlock()
 	l.wake()
 }
@@ -117,7 +120,25 @@ func (l *leases) restoreAll() {
 func (l *leases) lost() {
 	l.mu.Lock()
 	l.restore, l.hint = true, true
+	l.losses.Add(1)
 	l.mu.Unlock()
+}
+
+// ensure has a session stored again whose login was granted while the store may have lost it, and hints its client:
+// between its login and its LoginResp it is in no round of storing sessions again. leased says that
+// the lease ran at the login, and losses what they were before it.
+//
+// The store forgets the sessions of an ended lease with the next login of their account. A client that logged in
+// between the end of the lease and its renewal was then on line here and nowhere else, and got no pushes.
+func (l *leases) ensure(s *session, leased bool, losses uint64) {
+	if leased && l.losses.Load() == losses {
+		return
+	}
+	l.mu.Lock()
+	l.unsure = append(l.unsure, s)
+	l.overdue = l.overdue || !leased
+	l.mu.Unlock()
+	l.wake()
 }
 
 // wake makes run look now.
@@ -178,6 +199,8 @@ func (l *leases) step(ctx context.Context) (more bool, err error) {
 		return true, l.renew(ctx)
 	case l.mustRestore():
 		return true, l.restoreSome(ctx)
+	case l.isUnsure():
+		return true, l.restoreUnsure(ctx)
 	default:
 		return l.endSome(ctx)
 	}
@@ -268,25 +291,60 @@ func (l *leases) mustRestore() bool {
 	return true
 }
 
-// restoreSome stores the next batch again and closes those that have been displaced meanwhile.
+// restoreSome stores the next batch of all sessions again.
 func (l *leases) restoreSome(ctx context.Context) error {
 	batch := l.restoring[:min(sessionBatch, len(l.restoring))]
-	req := &pb.SessionRestoreReq{Gateway: l.gateway.cfg.Instance.ID, Sessions: l.stillLive(batch)}
-	if len(req.Sessions) > 0 {
-		var resp pb.SessionRestoreResp
-		if err := l.call(ctx, wire.CmdSessionRestore, req, &resp); err != nil {
-			return err
-		}
-		l.stored(resp.Stamp)
-		for _, id := range resp.Displaced {
-			l.displace(id)
-		}
+	if err := l.restoreBatch(ctx, batch); err != nil {
+		return err
 	}
 	if l.restoring = l.restoring[len(batch):]; len(l.restoring) == 0 {
 		l.restoring = nil
 		l.mu.Lock()
 		l.restored()
 		l.mu.Unlock()
+	}
+	return nil
+}
+
+// restoreBatch stores sessions again and closes those that have been displaced meanwhile.
+func (l *leases) restoreBatch(ctx context.Context, batch []*session) error {
+	req := &pb.SessionRestoreReq{Gateway: l.gateway.cfg.Instance.ID, Sessions: l.stillLive(batch)}
+	if len(req.Sessions) == 0 {
+		return nil
+	}
+	var resp pb.SessionRestoreResp
+	if err := l.call(ctx, wire.CmdSessionRestore, req, &resp); err != nil {
+		return err
+	}
+	l.stored(resp.Stamp)
+	for _, id := range resp.Displaced {
+		l.displace(id)
+	}
+	return nil
+}
+
+func (l *leases) isUnsure() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.unsure) > 0
+}
+
+// restoreUnsure stores some of those again that no round may have found, and tells them to sync.
+func (l *leases) restoreUnsure(ctx context.Context) error {
+	l.mu.Lock()
+	batch := l.unsure[:min(sessionBatch, len(l.unsure))]
+	l.mu.Unlock()
+	if err := l.restoreBatch(ctx, batch); err != nil {
+		return err
+	}
+	l.mu.Lock()
+	if l.unsure = l.unsure[len(batch):]; len(l.unsure) == 0 {
+		l.unsure = nil
+	}
+	l.mu.Unlock()
+	for _, s := range batch {
+		hint(s)
+		l.gateway.metrics.hinted[causeStore].Inc()
 	}
 	return nil
 }

@@ -175,7 +175,7 @@ func TestStoreThatWentBack(t *testing.T) {
 	f.online(3)
 	login := func(stamps ...int64) {
 		for _, stamp := range stamps {
-			_, err := f.loginAnswer(new(session), stampOf(stamp))
+			_, _, err := f.loginAnswer(new(session), stampOf(stamp))
 			require.NoError(t, err)
 		}
 	}
@@ -264,6 +264,47 @@ func TestRestoreLeavesOutWhatIsNotOnline(t *testing.T) {
 	_, stored := restored(t, n.got(wire.CmdSessionRestore))
 	require.Equal(t, map[string]bool{channels[2].id: true}, stored)
 	require.Len(t, n.got(wire.CmdSessionEnd), 1)
+}
+
+// A client that logged in after the lease had ended, and whose LoginResp was still on its way when the sessions
+// were stored again, was in no round, and the store had forgotten it by then: it got no pushes, and no hint.
+func TestLoginWhileTheLeaseIsLost(t *testing.T) {
+	for name, test := range map[string]struct {
+		stamp string
+		lost  bool // noticed while the login is under way
+	}{
+		"stored without a lease": {"0", false},
+		"lost meanwhile":         {"7", true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f, n := startPair(t, func(c *Config) { c.Lease = time.Hour })
+			renewals := len(n.await(t, wire.CmdSessionRenew, 1))
+			n.on(wire.CmdSignIn, func(_ *logic, a im.Agent, p *wire.LogicPkt) {
+				if test.lost {
+					f.leases.lost()
+					f.leases.wake()
+					await.Until(t, "the round", func() bool { // which finds nobody
+						f.leases.mu.Lock()
+						defer f.leases.mu.Unlock()
+						return !f.leases.hint
+					})
+				}
+				granted := wire.LogicPkt{Header: wire.Header{
+					Command: p.Command, ChannelID: p.ChannelID, Sequence: p.Sequence, Flag: wire.FlagResponse,
+					Meta: []wire.Meta{{Key: container.MetaStamp, Value: test.stamp}},
+				}}
+				granted.Body, _ = proto.Marshal(&pb.LoginResp{ChannelId: p.ChannelID, Account: p.Account})
+				_ = a.Push(granted.Append(nil))
+			})
+			c := f.login("alice", "sync")
+			_, stored := restored(t, n.await(t, wire.CmdSessionRestore, 1))
+			require.Equal(t, map[string]bool{c.channel: true}, stored)
+			require.Equal(t, wire.CmdSyncHint, c.read().Command)
+			if !test.lost {
+				require.Greater(t, len(n.got(wire.CmdSessionRenew)), renewals, "the lease is renewed at once")
+			}
+		})
+	}
 }
 
 // Many sessions to end or to restore must not keep the lease from being renewed: it ran out under
