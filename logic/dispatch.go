@@ -331,12 +331,13 @@ func (d *dispatcher) send(t targets, header wire.Header, body proto.Message) {
 			p.Channels = channels[:n]
 			err := d.links.Push(to.gateway, p.Append(make([]byte, 0, packetSize(&p))))
 			d.count(n, err)
-			switch {
-			case err == nil || errors.Is(err, im.ErrQueueFull):
-			case p.Command == wire.CmdSignIn: // KickoutNotify
-				d.unlinked.add(to.gateway, nil, p.Channels)
-			default:
-				d.unlinked.add(to.gateway, p.Channels, nil)
+			if err != nil && !errors.Is(err, im.ErrQueueFull) {
+				d.locations.forgetAll()          // the gateway's lease may have ended
+				if p.Command == wire.CmdSignIn { // KickoutNotify
+					d.unlinked.add(to.gateway, nil, p.Channels)
+				} else {
+					d.unlinked.add(to.gateway, p.Channels, nil)
+				}
 			}
 			channels = channels[n:]
 		}

@@ -8,18 +8,25 @@ import (
 	"github.com/hermod-im/hermod/storage"
 )
 
-// locations says on which channels accounts are on line, as the session store says or has said no
-// longer than age ago. So that nobody is missed, a login, or the restoring of sessions, is answered no
+// locations says on which channels accounts are on line, as the session store has said once and, by its
+// Changes, says no longer than age ago. So that nobody is missed, a login, or the restoring of sessions, is answered no
 // sooner than age after it is stored: when a client asks for what it has missed, no node goes by
 // what was so before it came. A session that has gone since costs a push that its gateway refuses.
 type locations struct {
 	sessions storage.Sessions
-	age      time.Duration
+	age      time.Duration // 0: the store is asked each time
 	metrics  *metrics
 
+	catching sync.Mutex // held while the store is asked for Changes
+	position string     // of the last Changes; guarded by catching
+	caughtUp time.Time  // when they were asked for; guarded by catching
+
 	mu sync.Mutex
-	// The answers of two spans of half the age: of the running one, and of the one before.
+	// The answers of two spans of half of locationsKept: of the running one, and of the one before.
 	young, old generation // guarded by mu
+	// What has changed lately, and how many changes there were before that.
+	recent []storage.AccountKey // guarded by mu
+	passed int                  // guarded by mu
 }
 
 // generation is what the session store has answered to questions since began.
@@ -28,8 +35,15 @@ type generation struct {
 	found map[storage.AccountKey][]storage.Session
 }
 
-// maxLocations bounds a generation, in accounts; about 300 B each.
-const maxLocations = 200_000
+const (
+	// maxLocations bounds a generation, in accounts; about 300 B each.
+	maxLocations = 200_000
+	// locationsKept is how long an answer is kept if nothing changes: as long as pushes to a session that has ended
+	// may go on.
+	locationsKept = 10 * time.Second
+	// maxRecent is how many changes are remembered for answers that are under way meanwhile.
+	maxRecent = 4096
+)
 
 func newLocations(s storage.Sessions, age time.Duration, m *metrics) *locations {
 	return &locations{sessions: s, age: age, metrics: m}
@@ -37,9 +51,15 @@ func newLocations(s storage.Sessions, age time.Duration, m *metrics) *locations 
 
 // find returns the sessions of each key, in order. The slices are shared: not to be changed.
 func (l *locations) find(ctx context.Context, keys []storage.AccountKey) ([][]storage.Session, error) {
-	asked := time.Now()
+	if l.age <= 0 {
+		l.metrics.located(0, len(keys))
+		return l.sessions.Find(ctx, keys)
+	}
+	if err := l.catchUp(ctx); err != nil {
+		return nil, err
+	}
 	found := make([][]storage.Session, len(keys))
-	missing := l.recall(keys, found, asked)
+	missing, changes := l.recall(keys, found, time.Now())
 	l.metrics.located(len(keys)-len(missing), len(missing))
 	if len(missing) == 0 {
 		return found, nil
@@ -55,12 +75,50 @@ func (l *locations) find(ctx context.Context, keys []storage.AccountKey) ([][]st
 	for i, at := range missing {
 		found[at] = answers[i]
 	}
-	l.remember(unknown, answers, asked)
+	l.remember(unknown, answers, changes)
 	return found, nil
 }
 
-// recall fills in what is known, and returns the indexes of the others.
-func (l *locations) recall(keys []storage.AccountKey, found [][]storage.Session, now time.Time) (missing []int) {
+// catchUp forgets what has changed, unless that was done in the last half of age.
+func (l *locations) catchUp(ctx context.Context) error {
+	l.catching.Lock()
+	defer l.catching.Unlock()
+	now := time.Now()
+	if now.Sub(l.caughtUp) < l.age/2 {
+		return nil
+	}
+	c, err := l.sessions.Changes(ctx, l.position)
+	if err != nil {
+		return err
+	}
+	l.forget(c)
+	l.position, l.caughtUp = c.Position, now
+	return nil
+}
+
+// forget removes what has changed.
+func (l *locations) forget(c storage.Changes) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, key := range c.Accounts {
+		delete(l.young.found, key)
+		delete(l.old.found, key)
+	}
+	l.recent = append(l.recent, c.Accounts...)
+	if c.All {
+		l.young, l.old = generation{}, generation{}
+	}
+	if n := len(l.recent); c.All || n > maxRecent {
+		// One more, so that an answer that is under way knows nothing.
+		l.recent, l.passed = nil, l.passed+n+1
+	}
+}
+
+// forgetAll has the store asked again for everybody.
+func (l *locations) forgetAll() { l.forget(storage.Changes{All: true}) }
+
+// recall fills in what is known, and returns the indexes of the others, and how many changes that takes into account.
+func (l *locations) recall(keys []storage.AccountKey, found [][]storage.Session, now time.Time) (missing []int, changes int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.turn(now)
@@ -75,28 +133,31 @@ func (l *locations) recall(keys []storage.AccountKey, found [][]storage.Session,
 		}
 		missing = append(missing, i)
 	}
-	return missing
+	return missing, l.passed + len(l.recent)
 }
 
-// turn begins a generation if the young one lasts for half the age, and forgets the old one if that
-// began an age ago: all of a generation counts as old as its beginning. mu is held.
+// turn begins a generation if the young one has lasted, and forgets the one before. mu is held.
 func (l *locations) turn(now time.Time) {
-	if now.Sub(l.young.began) >= l.age/2 {
-		l.old, l.young = l.young, generation{began: now, found: make(map[storage.AccountKey][]storage.Session, len(l.young.found))}
-	}
-	if now.Sub(l.old.began) >= l.age {
-		l.old = generation{}
+	const half = locationsKept / 2
+	if age := now.Sub(l.young.began); age >= half {
+		if l.old = l.young; age >= locationsKept {
+			l.old = generation{}
+		}
+		l.young = generation{began: now, found: make(map[storage.AccountKey][]storage.Session, len(l.old.found))}
 	}
 }
 
-// remember keeps what the store said to a question.
-func (l *locations) remember(keys []storage.AccountKey, answers [][]storage.Session, asked time.Time) {
+// remember keeps what the store said to a question that was asked after so many changes.
+func (l *locations) remember(keys []storage.AccountKey, answers [][]storage.Session, changes int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if asked.Before(l.young.began) || len(l.young.found)+len(keys) > maxLocations {
-		return // it would be believed for too long, or is too much
+	if changes < l.passed || l.young.found == nil || len(l.young.found)+len(keys) > maxLocations {
+		return // what has changed since is not known, or it is too much
 	}
 	for i, key := range keys {
 		l.young.found[key] = answers[i]
+	}
+	for _, key := range l.recent[changes-l.passed:] {
+		delete(l.young.found, key)
 	}
 }

@@ -2,6 +2,8 @@ package logic
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -21,7 +23,15 @@ const age = 50 * time.Millisecond
 // countingSessions counts the accounts that were asked for.
 type countingSessions struct {
 	*memory.Sessions
-	asked int
+	asked   int
+	failing error
+}
+
+func (s *countingSessions) Changes(ctx context.Context, since string) (storage.Changes, error) {
+	if s.failing != nil {
+		return storage.Changes{}, s.failing
+	}
+	return s.Sessions.Changes(ctx, since)
 }
 
 func (s *countingSessions) Find(ctx context.Context, keys []storage.AccountKey) ([][]storage.Session, error) {
@@ -78,24 +88,61 @@ func TestLocationsAreRemembered(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		_, s, login, channels := located(t)
 		login("bob")
-		for range 25 {
+		for range 100 {
 			require.Equal(t, 1, channels("bob"))
-			time.Sleep(time.Millisecond)
+			time.Sleep(locationsKept / 200)
 		}
 		require.Equal(t, 2, s.asked, "bob and nobody, once each")
+		login("alice")
+		time.Sleep(age)
+		require.Equal(t, 1, channels("bob"))
+		require.Equal(t, 2, s.asked, "others' logins change nothing")
+		time.Sleep(locationsKept)
+		require.Equal(t, 1, channels("bob"))
+		require.Equal(t, 4, s.asked, "sessions that have ended are not kept for ever")
 	})
 }
 
-// An answer that took long is not believed for longer than one that did not.
+// An answer that was under way while what it says was changed is not believed later.
 func TestLateLocationsAreForgotten(t *testing.T) {
+	for name, change := range map[string]func(l *locations, login func(string)){
+		"one login":    func(_ *locations, login func(string)) { login("bob") },
+		"all may have": func(l *locations, login func(string)) { login("bob"); l.forgetAll() },
+		"too many": func(_ *locations, login func(string)) {
+			login("bob")
+			for i := range maxRecent {
+				login(fmt.Sprint(i))
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				l, _, login, channels := located(t)
+				channels("alice")
+				bob := []storage.AccountKey{{App: "a", Account: "bob"}}
+				missing, changes := l.recall(bob, make([][]storage.Session, 1), time.Now())
+				require.Len(t, missing, 1)
+				change(l, login)
+				time.Sleep(age)
+				require.NoError(t, l.catchUp(t.Context()))
+				l.remember(bob, make([][]storage.Session, 1), changes)
+				require.Equal(t, 1, channels("bob"))
+			})
+		})
+	}
+}
+
+// Where the store does not say what has changed, nothing that it said counts.
+func TestLocationsNeedTheStore(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		l, _, login, channels := located(t)
-		asked := time.Now()
-		channels("alice") // begins a generation
-		time.Sleep(age / 2)
-		channels("alice") // and another
+		l, s, login, channels := located(t)
 		login("bob")
-		l.remember([]storage.AccountKey{{App: "a", Account: "bob"}}, make([][]storage.Session, 1), asked)
+		require.Equal(t, 1, channels("bob"))
+		s.failing = errors.New("down")
+		time.Sleep(age)
+		_, err := l.find(t.Context(), []storage.AccountKey{{App: "a", Account: "bob"}})
+		require.ErrorIs(t, err, s.failing)
+		s.failing = nil
 		require.Equal(t, 1, channels("bob"))
 	})
 }

@@ -61,7 +61,7 @@ type Config struct {
 	IndexPage int
 	// Rate limits the requests of one account at this node. The zero value does not.
 	Rate limit.Rate
-	// LocationAge is for how long a node goes by what the session store has said of an account, and how
+	// LocationAge is for how long a node goes by what the session store has said of an account without asking for changes, and how
 	// long it keeps the answer to a login back for that; the same on all nodes. Defaults to 50 ms; negative: none.
 	LocationAge time.Duration
 	// Now is the clock of the times of sending and of login. Defaults to time.Now.

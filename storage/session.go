@@ -109,6 +109,17 @@ const (
 	MaxKicked = 100_000
 )
 
+// Changes are what has happened since a position.
+type Changes struct {
+	// Accounts were given sessions. One may be named several times.
+	Accounts []AccountKey
+	// All: there may be others. The position was none of this store's, or too old, or the store went back to an
+	// older state of itself, or a gateway's lease began anew.
+	All bool
+	// Position is up to where this is; never earlier than what a Find that had returned before has seen.
+	Position string
+}
+
 // Sessions knows which devices are on line. A session lives until its Logout or the end of its
 // gateway's lease; renewing the one lease keeps all of the gateway's sessions (I6). One whose lease has
 // ended conflicts with nothing. Safe for concurrent use.
@@ -123,6 +134,9 @@ type Sessions interface {
 	Logout(ctx context.Context, app, account, device, channel string) (removed bool, err error)
 	// Find returns, for each key in order, the sessions of the account whose gateway's lease runs, sorted by device.
 	Find(ctx context.Context, keys []AccountKey) ([][]Session, error)
+	// Changes says for which accounts Find may find more than it did, since the position of an earlier
+	// answer: by Login, Restore, or RenewLease of a lease that was not there. Sessions that end are not named. "" is no position.
+	Changes(ctx context.Context, since string) (Changes, error)
 	// RenewLease lets the gateway's sessions live for another ttl from now, in milliseconds. lost says
 	// that the store may lack some of them, so that all must be restored: the lease had ended or was never
 	// there, or the store is behind seen, the largest stamp that the gateway got, since it went back to

@@ -28,6 +28,7 @@ type Sessions struct {
 	logins   int                // since the last sweep
 	missed   map[string]*missed // by gateway
 	notes    int64              // of what was missed
+	changes  changes
 }
 
 // lease is a gateway's.
@@ -112,6 +113,7 @@ func (s *Sessions) put(session storage.Session) {
 	}
 	slices.SortFunc(list, func(a, b storage.Session) int { return strings.Compare(a.Device, b.Device) })
 	s.keep(keyOf(session), list)
+	s.changes.add(keyOf(session))
 }
 
 // drop removes the session if it is still the one of its device, and reports whether it was. Caller holds mu.
@@ -217,6 +219,7 @@ func (s *Sessions) RenewLease(ctx context.Context, gateway string, ttlMillis, se
 	ended := !now.Before(l.end)
 	if ended {
 		l.stamp = 0
+		s.changes.addAll()
 	}
 	l.end = now.Add(time.Duration(ttlMillis) * time.Millisecond)
 	s.leases[gateway] = l

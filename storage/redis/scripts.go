@@ -27,7 +27,7 @@ end
 `
 
 // scriptHead finds out who is there. Lua's < compares digits alike in every locale.
-const scriptHead = scriptDecode + `
+const scriptHead = scriptDecode + scriptChanged + `
 local prefix, ttl, perPlatform = ARGV[1], ARGV[2], ARGV[3] == '1'
 
 local leases = {}
@@ -150,6 +150,7 @@ for _, s in ipairs(dead) do
 end
 redis.call('HSET', key, new.device, new.at .. string.sub(new.value, 20))
 redis.call('PEXPIRE', key, ttl)
+changed(key)
 local answer = {'stored', new.at, stamp(prefix .. new.gateway)}
 for _, v in ipairs(displaced) do answer[#answer + 1] = v end
 return answer`)
@@ -196,6 +197,7 @@ local function restore(place, key, mine)
   end
   redis.call('HSET', key, mine.device, mine.value)
   redis.call('PEXPIRE', key, ttl)
+  changed(key)
 end
 
 for i = 2, #KEYS do restore(i - 1, KEYS[i], decode(ARGV[2 * i], ARGV[2 * i + 1])) end
@@ -205,11 +207,12 @@ return displaced`)
 	// renewScript makes the lease last for ARGV[1] ms and says whether something was lost that a gateway
 	// has stored, which has seen the stamp ARGV[2]. What the release before wrote, '', says nothing of
 	// that: it is taken for what the gateway has seen.
-	renewScript = redis.NewScript(`
+	renewScript = redis.NewScript(scriptChanged + `
 local have = redis.call('GET', KEYS[1])
 local seen = tonumber(ARGV[2])
 local stamp = have and (tonumber(have) or seen) or 0
 redis.call('SET', KEYS[1], string.format('%.0f', stamp), 'PX', ARGV[1])
+if not have then changed('*') end
 if not have or stamp < seen then return 1 end
 return 0`)
 )

@@ -5,6 +5,7 @@
 //	hermod:s:<len(app)>:<app>:<account>  hash: device → session (see encode); expires long after the last login or restore
 //	hermod:g:<gateway>                   the gateway's lease: exists while it runs; its value is the stamp,
 //	                                     how often something was stored under it
+//	hermod:l                             stream: which accounts were given sessions (see changes.go)
 //	hermod:m:<gateway>                   sorted set: what the gateway was not pushed (see missed.go), by the time
 //
 // Every change of a session is one script, so two logins or a login and a logout of one device
