@@ -73,10 +73,12 @@ func NewLogic(ctx context.Context, c config.Config, env *Env) (_ *Logic, err err
 	}
 	metrics := new(transport.Metrics)
 	env.Metrics.MustRegister(newTransportCollector("logic", metrics))
+	writes := new(transport.Batch)
 	server := transport.NewServer(transport.Options{
 		ReadWait:   linkReadWait,
 		MaxPacket:  int(c.Links.MaxPacket),
 		QueueBytes: int(c.Links.QueueBytes),
+		Batch:      writes,
 		Metrics:    metrics,
 		Logf:       log.Errorf,
 	}, transport.Endpoint{Address: c.Logic.Listen, Protocol: tcp.Protocol()})
@@ -117,6 +119,7 @@ func NewLogic(ctx context.Context, c config.Config, env *Env) (_ *Logic, err err
 	}, logic.Deps{
 		Naming:   env.Naming,
 		Server:   server,
+		Writes:   writes,
 		Sessions: sessions,
 		Messages: store,
 		Groups:   store,

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/cespare/xxhash/v2"
@@ -25,7 +26,10 @@ type utterance struct {
 // so that more share a transaction. A conversation always goes to the same shard, so that it has one
 // writer and its messages keep the order in which they came.
 //
-//	handler → add → shard.waiting → commit (one transaction) → answer → shard.stored → dispatch
+//	handler → add → shard.waiting → commit (one transaction) → answer, and push
+//
+// Answers and pushes leave in one write for each gateway, if it is known where all receivers are. If not, the batch goes
+// through shard.stored to a goroutine that asks, so that the next commit need not wait for the session store.
 type committer struct {
 	shards []*shard
 }
@@ -40,10 +44,12 @@ type shard struct {
 	interval time.Duration
 	timeout  time.Duration
 	now      func() time.Time // of the times of sending
+	writes   Batch
 
 	wake   chan struct{}     // capacity 1
 	full   chan struct{}     // capacity 1: a whole batch waits
 	stored chan []*utterance // committed and answered, to be dispatched in order
+	behind atomic.Int32      // batches given to stored and not yet dispatched
 	doubts *doubts
 
 	mu      sync.Mutex
@@ -54,7 +60,7 @@ type shard struct {
 // slows the commits down, and the shard's queue fills.
 const storedBatches = 8
 
-func newCommitter(cfg Config, messages storage.Messages, d *dispatcher, m *metrics, log *logrus.Entry) *committer {
+func newCommitter(cfg Config, messages storage.Messages, d *dispatcher, w Batch, m *metrics, log *logrus.Entry) *committer {
 	t := &committer{shards: make([]*shard, cfg.Shards)}
 	for i := range t.shards {
 		t.shards[i] = &shard{
@@ -67,6 +73,7 @@ func newCommitter(cfg Config, messages storage.Messages, d *dispatcher, m *metri
 			interval: cfg.CommitInterval,
 			timeout:  cfg.Timeout,
 			now:      cfg.Now,
+			writes:   w,
 			wake:     make(chan struct{}, 1),
 			full:     make(chan struct{}, 1),
 			stored:   make(chan []*utterance, storedBatches),
@@ -137,10 +144,13 @@ func (s *shard) commitLoop(ctx context.Context) {
 		}
 		start := time.Now()
 		s.commit(batch)
-		select {
-		case s.stored <- batch:
-		case <-ctx.Done():
-			return
+		if !s.tell(batch) {
+			s.behind.Add(1)
+			select {
+			case s.stored <- batch:
+			case <-ctx.Done():
+				return
+			}
 		}
 		if len(batch) >= busyBatch {
 			s.pause(ctx, s.interval-time.Since(start))
@@ -191,7 +201,7 @@ func (s *shard) take() []*utterance {
 	return batch
 }
 
-// commit stores a batch in one transaction and answers the senders: success means durable (I1).
+// commit stores a batch in one transaction.
 func (s *shard) commit(batch []*utterance) {
 	ctx, cancel := context.WithTimeout(context.Background(), s.timeout)
 	defer cancel()
@@ -216,7 +226,27 @@ func (s *shard) commit(batch []*utterance) {
 		} else if reaches && s.doubts.resolve(&u.draft) {
 			u.draft.Duplicate = false // of what nobody was told
 		}
+	}
+}
+
+// tell answers the senders of a batch that was committed: success means durable (I1). It pushes, too, and reports that it
+// has, if it need not wait for that.
+func (s *shard) tell(batch []*utterance) (pushed bool) {
+	s.writes.Begin()
+	defer s.writes.End()
+	for _, u := range batch {
 		u.answer()
+	}
+	if s.behind.Load() > 0 || !s.dispatch.messagesNow(batch) {
+		return false
+	}
+	finish(batch)
+	return true
+}
+
+func finish(batch []*utterance) {
+	for _, u := range batch {
+		u.c.finish()
 	}
 }
 
@@ -252,9 +282,8 @@ func (s *shard) dispatchLoop(ctx context.Context) {
 		select {
 		case batch := <-s.stored:
 			s.dispatch.messages(batch)
-			for _, u := range batch {
-				u.c.finish()
-			}
+			finish(batch)
+			s.behind.Add(-1)
 		case <-ctx.Done():
 			return
 		}

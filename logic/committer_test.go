@@ -11,8 +11,11 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/stretchr/testify/require"
+
 	"github.com/hermod-im/hermod/storage"
 	"github.com/hermod-im/hermod/storage/memory"
+	"github.com/hermod-im/hermod/wire"
 )
 
 // clocked is a store that takes a millisecond for a batch, and remembers when each began and its size.
@@ -49,8 +52,8 @@ func TestCommitsUnderLoadKeepTheirInterval(t *testing.T) {
 				m := newMetrics(prometheus.NewRegistry())
 				store := &clocked{started: time.Now()}
 				cfg := Config{Shards: 1, CommitInterval: 4 * ms, BatchMax: 20, QueueMax: 100, Timeout: time.Second, Now: time.Now}
-				d := newDispatcher(cfg, memory.NewSessions(memory.Options{}), &fakeLinks{}, m, quiet())
-				committer := newCommitter(cfg, store, d, m, quiet())
+				d := newDispatcher(cfg, memory.NewSessions(memory.Options{}), &fakeLinks{}, apart{}, m, quiet())
+				committer := newCommitter(cfg, store, d, apart{}, m, quiet())
 				node := &Node{metrics: m, log: quiet()}
 				add := func(n int) {
 					for i := range n {
@@ -75,4 +78,33 @@ func TestCommitsUnderLoadKeepTheirInterval(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A batch whose receivers are known is pushed at once, but not before one that waits for the session store.
+func TestPushesKeepTheirOrder(t *testing.T) {
+	f := build(t, func(c *Config) { c.Shards, c.LocationAge = 1, time.Hour })
+	f.online("gateway-1", "bob", storage.Feature(wire.FeatureSync), "")
+	shard := f.committer.shards[0]
+	shard.messages = &instant{members: []string{"alice", "bob"}}
+	say := func() (batch []*utterance, told bool) {
+		c := &Context{agent: deaf{}, log: f.log, node: f.Node}
+		c.Packet.Header = talkTo("alice", "bob")
+		f.inflight.Add(1)
+		batch = []*utterance{{c: c, draft: storage.Draft{App: "demo", Sender: "alice", Dest: "bob", Kind: storage.KindUser}}}
+		shard.commit(batch)
+		return batch, shard.tell(batch)
+	}
+	first, told := say()
+	require.False(t, told, "nobody knows yet where bob is")
+	f.dispatch.messages(first)
+	require.Len(t, f.links.pushes(), 1)
+
+	shard.behind.Add(1)
+	_, told = say()
+	require.False(t, told, "the one before is not pushed yet")
+	require.Len(t, f.links.pushes(), 1)
+	shard.behind.Add(-1)
+	_, told = say()
+	require.True(t, told)
+	require.Len(t, f.links.pushes(), 2)
 }

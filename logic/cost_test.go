@@ -69,7 +69,7 @@ func (m *instant) Append(_ context.Context, drafts []*storage.Draft) error {
 func BenchmarkTalk(b *testing.B) {
 	for _, batch := range []int{1, 100} {
 		b.Run(fmt.Sprint("batch=", batch), func(b *testing.B) {
-			f := build(b, func(c *Config) { c.Shards, c.BatchMax = 1, batch })
+			f := build(b, func(c *Config) { c.Shards, c.BatchMax, c.LocationAge = 1, batch, 0 })
 			shard := f.committer.shards[0]
 			shard.messages = &instant{members: []string{"alice", "bob"}}
 			f.dispatch.links = deafLinks{}
@@ -93,9 +93,9 @@ func BenchmarkTalk(b *testing.B) {
 				waiting = 0
 				done := shard.take()
 				shard.commit(done)
-				f.dispatch.messages(done)
-				for _, u := range done {
-					u.c.finish()
+				if !shard.tell(done) {
+					f.dispatch.messages(done)
+					finish(done)
 				}
 			}
 		})

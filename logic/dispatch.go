@@ -29,6 +29,7 @@ type dispatcher struct {
 	sessions  storage.Sessions
 	locations *locations
 	links     links
+	writes    Batch
 	unlinked  *unlinked
 	metrics   *metrics
 	log       *logrus.Entry
@@ -44,9 +45,9 @@ type links interface {
 	Broadcast(packet []byte)
 }
 
-func newDispatcher(cfg Config, s storage.Sessions, l links, m *metrics, log *logrus.Entry) *dispatcher {
+func newDispatcher(cfg Config, s storage.Sessions, l links, w Batch, m *metrics, log *logrus.Entry) *dispatcher {
 	return &dispatcher{
-		sessions: s, locations: newLocations(s, cfg.LocationAge, m), links: l,
+		sessions: s, locations: newLocations(s, cfg.LocationAge, m), links: l, writes: w,
 		unlinked: newUnlinked(s, log, cfg.Timeout), metrics: m, log: log, timeout: cfg.Timeout,
 		wake: make(chan struct{}, 1),
 	}
@@ -121,10 +122,9 @@ type audience struct {
 	n     int
 }
 
-// messages pushes a batch of stored messages, in order, after one look-up of all their receivers.
-func (d *dispatcher) messages(batch []*utterance) {
-	var keys []storage.AccountKey
-	begins := make(map[audience]int, len(batch)) // in keys
+// audiences are the receivers of a batch of stored messages. begins is where those of a message are among the keys.
+func audiences(batch []*utterance) (keys []storage.AccountKey, begins map[audience]int) {
+	begins = make(map[audience]int, len(batch))
 	for _, u := range batch {
 		t := &u.draft
 		if t.Err != nil || len(t.Members) == 0 {
@@ -140,6 +140,31 @@ func (d *dispatcher) messages(batch []*utterance) {
 			keys = append(keys, storage.AccountKey{App: t.App, Account: m})
 		}
 	}
+	return keys, begins
+}
+
+// maxNow is how many receivers messagesNow looks for: some 100 µs.
+const maxNow = 1000
+
+// messagesNow is messages, if it need not ask the session store and they are not many. Otherwise it does nothing, and says so.
+func (d *dispatcher) messagesNow(batch []*utterance) bool {
+	keys, begins := audiences(batch)
+	if len(keys) > maxNow {
+		return false
+	}
+	if len(keys) == 0 {
+		return true
+	}
+	found, ok := d.locations.known(keys)
+	if ok {
+		d.pushEach(batch, begins, found)
+	}
+	return ok
+}
+
+// messages pushes a batch of stored messages, in order, after one look-up of all their receivers.
+func (d *dispatcher) messages(batch []*utterance) {
+	keys, begins := audiences(batch)
 	if len(keys) == 0 {
 		return
 	}
@@ -147,6 +172,13 @@ func (d *dispatcher) messages(batch []*utterance) {
 	if err != nil {
 		return
 	}
+	d.writes.Begin()
+	defer d.writes.End()
+	d.pushEach(batch, begins, found)
+}
+
+// pushEach pushes the messages of a batch to the sessions that were found for its audiences.
+func (d *dispatcher) pushEach(batch []*utterance, begins map[audience]int, found [][]storage.Session) {
 	for _, u := range batch {
 		t := &u.draft
 		if t.Err != nil || len(t.Members) == 0 {

@@ -100,7 +100,7 @@ func (c *Config) setDefaults() {
 	}
 }
 
-// Deps are the collaborators of a Node. All are required but IDsErr.
+// Deps are the collaborators of a Node. All are required but Writes and IDsErr.
 type Deps struct {
 	Naming naming.Naming
 	// Server serves the links of gateways; it listens already.
@@ -108,11 +108,25 @@ type Deps struct {
 	Sessions storage.Sessions
 	Messages storage.Messages
 	Groups   storage.Groups
+	// Writes are those of Server. May be nil.
+	Writes Batch
 	// IDsErr says why no ids can be made at the moment; nil when they can. May be nil.
 	IDsErr  func() error
 	Metrics prometheus.Registerer
 	Log     *logrus.Entry
 }
+
+// Batch has what is pushed between Begin and End written together at End. Nothing may block in between. A *transport.Batch.
+type Batch interface {
+	Begin()
+	End()
+}
+
+// apart is a Batch that leaves it to the server when to write.
+type apart struct{}
+
+func (apart) Begin() {}
+func (apart) End()   {}
 
 // Node is one logic node.
 type Node struct {
@@ -134,6 +148,9 @@ type Node struct {
 // New returns a node that Run starts. It takes over the server's listener.
 func New(cfg Config, deps Deps) *Node {
 	cfg.setDefaults()
+	if deps.Writes == nil {
+		deps.Writes = apart{}
+	}
 	n := &Node{cfg: cfg, deps: deps, log: deps.Log, metrics: newMetrics(deps.Metrics)}
 	n.hub = container.NewHub(container.HubOptions{
 		Self:    cfg.Instance,
@@ -152,8 +169,8 @@ func New(cfg Config, deps Deps) *Node {
 		Keep:         n.keep,
 		Log:          n.log,
 	})
-	n.dispatch = newDispatcher(cfg, deps.Sessions, n.hub, n.metrics, n.log)
-	n.committer = newCommitter(cfg, deps.Messages, n.dispatch, n.metrics, n.log)
+	n.dispatch = newDispatcher(cfg, deps.Sessions, n.hub, deps.Writes, n.metrics, n.log)
+	n.committer = newCommitter(cfg, deps.Messages, n.dispatch, deps.Writes, n.metrics, n.log)
 	n.router = NewRouter(n.commands(n.dispatch), cfg.Handlers, recoverer(n.log), n.metrics.measure, limiter(cfg.Rate, n.metrics.limited))
 	deps.Server.SetAcceptor(n.hub)
 	deps.Server.SetMessageListener(n.hub)
