@@ -2,6 +2,7 @@ package boot
 
 import (
 	"context"
+	"runtime"
 	"runtime/debug"
 	"runtime/metrics"
 	"time"
@@ -32,6 +33,7 @@ func trim(ctx context.Context) {
 			return
 		}
 		if c.due(allocated()) {
+			runtime.GC() // what is pooled goes with the second collection only
 			debug.FreeOSMemory()
 		}
 	}
