@@ -27,6 +27,9 @@ type ConnectOptions struct {
 	// Spawn makes the command of a process that calls ConnectWorker with its standard input and output.
 	// Nil: all connections are this process's.
 	Spawn func() *exec.Cmd
+	// InTurn has the processes log in one after the other, each with the whole Rate and Parallel, at one gateway after the
+	// other: a hundred processes that are all busy at once have the cores for nothing else.
+	InTurn bool
 	// Sources is from how many addresses to connect to a gateway on loopback. Defaults to one for
 	// every 20,000 connections: a source has about 28,000 ports for each gateway.
 	Sources int

@@ -70,6 +70,9 @@ func (o ConnectOptions) shares() []share {
 			Rate:     o.Rate / float64(o.Workers),
 			Parallel: max(1, o.Parallel/o.Workers),
 		}
+		if o.InTurn {
+			list[i].InTurnOf, list[i].Rate, list[i].Parallel = o.Connections, o.Rate, o.Parallel
+		}
 		first += n
 	}
 	return list
@@ -143,7 +146,15 @@ func (r *connectRun) hold(ctx context.Context) (reading, crowdReport, error) {
 func (r *connectRun) connect() (crowdReport, Latency, error) {
 	all := newHistogram()
 	var mu sync.Mutex // guards all
+	turns := make(chan struct{}, len(r.workers))
+	for range cap(turns) {
+		if turns <- struct{}{}; r.o.InTurn {
+			break
+		}
+	}
 	sum, err := r.each(func(i int, w *worker) (crowdReport, error) {
+		<-turns
+		defer func() { turns <- struct{}{} }()
 		report, err := w.connect(r.shares[i], r.progress)
 		if err != nil {
 			return report, err

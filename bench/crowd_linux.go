@@ -25,6 +25,7 @@ type share struct {
 	App                string
 	First, Connections int
 	Sources            int // of the whole run
+	InTurnOf           int // see ConnectOptions.InTurn: all connections of the run, or 0
 	Rate               float64
 	Parallel           int
 	Heartbeat          time.Duration
@@ -199,13 +200,17 @@ func (c *crowd) connectAll(ctx context.Context) error {
 // connect makes the worker's i-th connection, whose latency counts from begun.
 func (c *crowd) connect(i int, begun time.Time) error {
 	nth := c.First + i
-	t := c.targets[nth%len(c.targets)]
+	t, place := c.targets[nth%len(c.targets)], nth/len(c.targets)
+	if c.InTurnOf > 0 {
+		at := nth * len(c.targets) / c.InTurnOf
+		t, place = c.targets[at], nth-at*c.InTurnOf/len(c.targets)
+	}
 	account := fmt.Sprintf("bench-%s-%d", c.Run, nth)
 	jwt, err := token.Issue(c.Secret, token.Claims{Account: account, App: c.App, Expires: time.Now().Add(tokenTTL)})
 	if err != nil {
 		return err
 	}
-	source, _ := t.sourceAddress(nth/len(c.targets), c.Sources)
+	source, _ := t.sourceAddress(place, c.Sources)
 	s, err := dialSocket(t, source)
 	if err != nil {
 		return err

@@ -12,6 +12,8 @@ type Run struct {
 	Version string    `json:"version,omitempty"` // of the servers
 	Machine string    `json:"machine,omitempty"` // where it was made
 	At      time.Time `json:"at,omitzero"`
+	// Floor is the FloorResult.CPU, in µs a message, of right before the run; 0 if nobody looked.
+	Floor float64 `json:"floor_us,omitempty"`
 	// Targets are what figures of the run were to be.
 	Targets []Target `json:"targets,omitempty"`
 

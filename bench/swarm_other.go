@@ -23,3 +23,13 @@ func Connect(context.Context, ConnectOptions) (*ConnectResult, error) {
 func ConnectWorker(context.Context, io.Reader, io.Writer) error {
 	return fmt.Errorf("bench connect needs Linux: %w", errors.ErrUnsupported)
 }
+
+// Floor needs epoll: errors.ErrUnsupported.
+func Floor(context.Context, FloorOptions) (*FloorResult, error) {
+	return nil, fmt.Errorf("bench floor needs Linux: %w", errors.ErrUnsupported)
+}
+
+// FloorRelay needs epoll: errors.ErrUnsupported.
+func FloorRelay(io.Reader, io.Writer) error {
+	return fmt.Errorf("bench floor needs Linux: %w", errors.ErrUnsupported)
+}

@@ -49,6 +49,9 @@ func factsOf(r *bench.Run) (facts, bool) {
 	if len(f.cpu.ByProcess) > 0 {
 		f.figures = append([]figure{{"cpu", "server CPU", "µs/" + f.unit, f.cpu.Total}}, f.figures...)
 	}
+	if r.Floor > 0 {
+		f.figures = append(f.figures, figure{"floor", "the sockets alone", "µs/message", r.Floor})
+	}
 	if d := r.Database; d != nil {
 		f.figures = append(f.figures, figure{"fsync", "log flushed every", "messages", d.MessagesPerFsync})
 		if d.BytesPerMessage > 0 {

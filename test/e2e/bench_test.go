@@ -13,6 +13,24 @@ import (
 	"github.com/hermod-im/hermod/bench"
 )
 
+// The floor needs no server.
+func TestBenchFloor(t *testing.T) {
+	if testing.Short() {
+		t.Skip("-short: builds and runs the binary")
+	}
+	for _, window := range []string{"1", "16"} {
+		out, log, status := hermod(t, "bench", "floor", "--json", "--pairs", "5", "--window", window, "--duration", "500ms", "--warmup", "0s")
+		require.Zero(t, status, log)
+		var r bench.FloorResult
+		require.NoError(t, json.Unmarshal([]byte(out), &r), out)
+		require.Positive(t, r.Messages)
+		require.Positive(t, r.CPU)
+	}
+	_, log, status := hermod(t, "bench", "floor", "--window", "257")
+	require.Equal(t, 1, status)
+	require.Contains(t, log, "a window of 1 to 256")
+}
+
 // Every load counts what it should on a real system, and measures it.
 func TestBenchCommands(t *testing.T) {
 	if testing.Short() {
@@ -51,6 +69,10 @@ func TestBenchCommands(t *testing.T) {
 	require.Equal(t, 3, connects.Workers)
 	require.Positive(t, connects.Login.P50)
 	require.Positive(t, connects.OwnMemory)
+
+	turns := run("connect", "--url", s.WS+","+s.WS, "--connections", "50", "--processes", "3", "--in-turn", "--hold", "100ms", "--heartbeat", "50ms").Connect
+	require.Equal(t, 50, turns.Connections, "one process after the other")
+	require.Equal(t, 3, turns.Workers)
 
 	group := run("group", "--url", s.TCP, "--members", "40", "--online", "30", "--senders", "2", "--window", "2", "--warmup", "0s", "--duration", "500ms").Group
 	require.Positive(t, group.Acked)

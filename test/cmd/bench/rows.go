@@ -25,6 +25,7 @@ type row struct {
 type siteSpec struct {
 	name     string // in tables
 	gateways int    // 0: a standalone
+	logics   int
 	set      string // config keys, separated by spaces
 }
 
@@ -35,8 +36,9 @@ const noLimits = "limits.enabled=false"
 const gatewayRoom = 19_000
 
 // The sites.
-func twoByTwo() siteSpec   { return siteSpec{"cluster", 2, noLimits} }
-func oneProcess() siteSpec { return siteSpec{"standalone", 0, noLimits} }
+func twoByTwo() siteSpec   { return siteSpec{"cluster", 2, 2, noLimits} }
+func oneByOne() siteSpec   { return siteSpec{"cluster of 1 gateway and 1 logic node", 1, 1, noLimits} }
+func oneProcess() siteSpec { return siteSpec{"standalone", 0, 0, noLimits} }
 
 // largePackets is a cluster that takes the creation of a group of 100,000 in one packet.
 func largePackets() siteSpec {
@@ -47,7 +49,7 @@ func largePackets() siteSpec {
 
 // gatewaysFor is a cluster for idle connections.
 func gatewaysFor(connections int) siteSpec {
-	return siteSpec{"cluster, a gateway per 19,000", (connections + gatewayRoom - 1) / gatewayRoom, noLimits}
+	return siteSpec{"cluster, a gateway per 19,000", (connections + gatewayRoom - 1) / gatewayRoom, 2, noLimits}
 }
 
 func atMost(figure string, limit, stretch float64) bench.Target {
@@ -69,6 +71,11 @@ func rows() []row {
 			name: "talk-window-16", site: twoByTwo(), load: "talk --pairs 100 --window 16",
 			targets: []bench.Target{atMost("cpu", 35, 20), atLeast("rate", 25_000, 40_000), atMost("stored", 250, 180), atLeast("fsync", 50, 0)},
 		},
+		{
+			name: "talk-1-1-window-1", site: oneByOne(), load: "talk --pairs 100 --window 1",
+			targets: []bench.Target{atMost("cpu", 60, 30), atMost("ack_p50", 5, 0), atMost("ack_p99", 15, 0)},
+		},
+		{name: "talk-1-1-window-16", site: oneByOne(), load: "talk --pairs 100 --window 16", targets: []bench.Target{atMost("cpu", 35, 20), atLeast("rate", 25_000, 40_000)}},
 		{name: "talk-1000-pairs", site: twoByTwo(), load: "talk --pairs 1000 --window 1", targets: []bench.Target{atMost("cpu", 70, 40)}},
 		{name: "talk-5000-conversations", site: twoByTwo(), load: "talk --pairs 100 --conversations 5000 --window 1", targets: []bench.Target{atMost("cpu", 70, 40)}},
 		{name: "group-500-window-1", site: twoByTwo(), load: "group --members 500 --online 500 --senders 4 --window 1", targets: []bench.Target{atMost("cpu", 5, 4)}},
@@ -119,7 +126,11 @@ func (r row) durations(quick bool) []string {
 	}
 	switch load, _, _ := strings.Cut(r.load, " "); load {
 	case "connect":
-		return []string{"--hold", short, "--heartbeat", "10s"}
+		hold := "15s" // a server that has become calm gives back what the logins took
+		if quick {
+			hold = short
+		}
+		return []string{"--hold", hold, "--heartbeat", "10s"}
 	case "sync":
 		return nil
 	default:

@@ -54,7 +54,7 @@ func (s siteSpec) startStandalone(ctx context.Context, dir string) (*site, error
 }
 
 func (s siteSpec) startCluster(ctx context.Context, dir string) (*site, error) {
-	c, err := cluster.Start(ctx, cluster.Options{Dir: dir, Gateways: s.gateways, Set: strings.Fields(s.set)})
+	c, err := cluster.Start(ctx, cluster.Options{Dir: dir, Gateways: s.gateways, Logics: s.logics, Set: strings.Fields(s.set)})
 	if err != nil {
 		return nil, err
 	}

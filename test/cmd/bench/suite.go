@@ -91,8 +91,19 @@ func (s *suite) runOnce(ctx context.Context, r row) (*bench.Run, error) {
 	if err := s.moveTo(ctx, r); err != nil {
 		return nil, err
 	}
-	if s.site.dsn == "" || !strings.HasPrefix(r.load, "talk") {
+	if !strings.HasPrefix(r.load, "talk") {
 		return s.bench(ctx, r)
+	}
+	floor, err := s.floor(ctx, r)
+	if err != nil {
+		return nil, err
+	}
+	if s.site.dsn == "" {
+		run, err := s.bench(ctx, r)
+		if run != nil {
+			run.Floor = floor
+		}
+		return run, err
 	}
 	before, err := usageOf(ctx, s.site.dsn)
 	if err != nil {
@@ -103,8 +114,26 @@ func (s *suite) runOnce(ctx context.Context, r row) (*bench.Run, error) {
 		return run, err
 	}
 	after, err := usageOf(ctx, s.site.dsn)
-	run.Database = after.since(before, run.Talk.Acked)
+	run.Floor, run.Database = floor, after.since(before, run.Talk.Acked)
 	return run, err
+}
+
+// floor is what the sockets of one of the row's messages cost at the moment.
+func (s *suite) floor(ctx context.Context, r row) (float64, error) {
+	args := []string{"bench", "floor", "--json", "--duration", "1s"}
+	fields := strings.Fields(r.load)
+	if i := slices.Index(fields, "--window"); i >= 0 {
+		args = append(args, fields[i:i+2]...)
+	}
+	out, err := exec.CommandContext(ctx, s.binary, args...).Output()
+	if err != nil {
+		return 0, fmt.Errorf("hermod %s: %w", strings.Join(args, " "), err)
+	}
+	var result bench.FloorResult
+	if err := json.Unmarshal(out, &result); err != nil {
+		return 0, fmt.Errorf("hermod %s: %w", strings.Join(args, " "), err)
+	}
+	return result.CPU, nil
 }
 
 // moveTo has the row's servers running.
