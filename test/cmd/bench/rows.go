@@ -36,7 +36,8 @@ const noLimits = "limits.enabled=false"
 const gatewayRoom = 19_000
 
 // The sites.
-func twoByTwo() siteSpec   { return siteSpec{"cluster", 2, 2, noLimits} }
+func twoByTwo() siteSpec { return siteSpec{"cluster", 2, 2, noLimits} }
+
 func oneByOne() siteSpec   { return siteSpec{"cluster of 1 gateway and 1 logic node", 1, 1, noLimits} }
 func oneProcess() siteSpec { return siteSpec{"standalone", 0, 0, noLimits} }
 
