@@ -184,8 +184,7 @@ func (g *Gateway) Connect(ch im.Channel) error {
 
 	s.open.Add(1) // so that a gateway that drains waits for the login
 	defer s.answered()
-	losses := g.leases.losses.Load()
-	pkt, leased, err := g.forwardLogin(s, login)
+	pkt, err := g.forwardLogin(s, login)
 	if err != nil {
 		g.metrics.logins.WithLabelValues("failed").Inc()
 		_ = ch.Push(response(wire.Header{Command: wire.CmdSignIn, Sequence: login.sequence}, err)) // it is closed next
@@ -196,51 +195,56 @@ func (g *Gateway) Connect(ch im.Channel) error {
 	if err := s.begin(pkt); err != nil {
 		return err
 	}
-	g.leases.ensure(s, leased, losses)
 	if g.isDraining() {
 		g.turnAway(s)
 	}
 	return nil
 }
 
-// forwardLogin asks logic nodes, another one whenever a link breaks, until the login's deadline. A
-// gateway that may still lack a logic node waits (I7): that node's pushes would be lost. pkt is
-// for the client; leased says that the lease ran when the session was stored.
-func (g *Gateway) forwardLogin(s *session, login *signIn) (pkt []byte, leased bool, err error) {
+// forwardLogin asks logic nodes, another one whenever a link breaks, and again if the lease was lost meanwhile, until the
+// login's deadline. A gateway that may still lack a logic node waits (I7): that node's pushes would be lost.
+func (g *Gateway) forwardLogin(s *session, login *signIn) ([]byte, error) {
 	body, err := proto.Marshal(login.req)
 	if err != nil {
-		return nil, false, wire.Errorf(wire.StatusInvalidBody, "the body of %s is not UTF-8", wire.CmdSignIn)
+		return nil, wire.Errorf(wire.StatusInvalidBody, "the body of %s is not UTF-8", wire.CmdSignIn)
 	}
 	late := time.NewTimer(time.Until(login.deadline))
 	defer late.Stop()
 	select {
 	case <-g.barrier.Passed():
 	case <-g.draining:
-		return nil, false, errStopping
+		return nil, errStopping
 	case <-late.C:
-		return nil, false, errLoginLate
+		return nil, errLoginLate
 	}
 	key := container.Key(s.id())
 	s.stored = true // from now on
 	for {
-		if err := g.forwardOn(key, s, wire.CmdSignIn, login.sequence, "", body); err != nil {
+		losses := g.leases.losses.Load()
+		if err := g.forwardOn(key, s, wire.CmdSignIn, login.sequence, "", body); err == nil {
 			select {
-			case <-time.After(loginRetry):
-				continue
-			case <-g.draining:
-				return nil, false, errStopping
+			case p := <-login.answer:
+				if p == nil {
+					continue // the link broke
+				}
+				pkt, leased, err := g.loginAnswer(s, p)
+				if err != nil {
+					return nil, err
+				}
+				s.grant() // before the look at the losses: those that come later store it again
+				if !g.leases.missedLease(leased, losses) {
+					return pkt, nil
+				}
 			case <-late.C:
-				return nil, false, errLoginLate
+				return nil, errLoginLate
 			}
 		}
 		select {
-		case p := <-login.answer:
-			if p != nil {
-				return g.loginAnswer(s, p)
-			}
-			// the link broke
+		case <-time.After(loginRetry):
+		case <-g.draining:
+			return nil, errStopping
 		case <-late.C:
-			return nil, false, errLoginLate
+			return nil, errLoginLate
 		}
 	}
 }
@@ -250,10 +254,11 @@ var (
 	errStopping  = wire.Errorf(wire.StatusSystemException, "this gateway is stopping: connect to another one")
 )
 
-// loginRetry is the pause between attempts to forward a login while no logic node takes it.
+// loginRetry is the pause between attempts to forward a login while no logic node takes it, or the lease is lost.
 const loginRetry = 100 * time.Millisecond
 
-// loginAnswer is what forwardLogin returns of the logic node's answer, or the error that it gave.
+// loginAnswer is the packet for the client, or the error that the logic node gave; leased says that the gateway's lease
+// ran when the session was stored.
 func (g *Gateway) loginAnswer(s *session, p *wire.LogicPkt) (pkt []byte, leased bool, err error) {
 	if err := container.AsError(p); err != nil {
 		return nil, false, err

@@ -40,7 +40,6 @@ type leases struct {
 	overdue bool          // renew now: the store may be behind; guarded by mu
 	restore bool          // the store may lack sessions; guarded by mu
 	hint    bool          // and pushes have been lost for that; guarded by mu
-	unsure  []*session    // on line, but the store may lack them: see ensure; guarded by mu
 }
 
 const (
@@ -124,21 +123,22 @@ func (l *leases) lost() {
 	l.mu.Unlock()
 }
 
-// ensure has a session stored again whose login was granted while the store may have lost it, and hints its client:
-// between its login and its LoginResp it is in no round of storing sessions again. leased says that
-// the lease ran at the login, and losses what they were before it.
+// missedLease reports whether the store may lack a session whose login it has granted, and has the lease renewed then:
+// the lease had ended at the login, or was lost since losses were counted before it.
 //
 // The store forgets the sessions of an ended lease with the next login of their account. A client that logged in
 // between the end of the lease and its renewal was then on line here and nowhere else, and got no pushes.
-func (l *leases) ensure(s *session, leased bool, losses uint64) {
+func (l *leases) missedLease(leased bool, losses uint64) bool {
 	if leased && l.losses.Load() == losses {
-		return
+		return false
 	}
-	l.mu.Lock()
-	l.unsure = append(l.unsure, s)
-	l.overdue = l.overdue || !leased
-	l.mu.Unlock()
-	l.wake()
+	if !leased {
+		l.mu.Lock()
+		l.overdue = true
+		l.mu.Unlock()
+		l.wake()
+	}
+	return true
 }
 
 // wake makes run look now.
@@ -199,8 +199,6 @@ func (l *leases) step(ctx context.Context) (more bool, err error) {
 		return true, l.renew(ctx)
 	case l.mustRestore():
 		return true, l.restoreSome(ctx)
-	case l.isUnsure():
-		return true, l.restoreUnsure(ctx)
 	default:
 		return l.endSome(ctx)
 	}
@@ -291,11 +289,19 @@ func (l *leases) mustRestore() bool {
 	return true
 }
 
-// restoreSome stores the next batch of all sessions again.
+// restoreSome stores the next batch again and closes those that have been displaced meanwhile.
 func (l *leases) restoreSome(ctx context.Context) error {
 	batch := l.restoring[:min(sessionBatch, len(l.restoring))]
-	if err := l.restoreBatch(ctx, batch); err != nil {
-		return err
+	req := &pb.SessionRestoreReq{Gateway: l.gateway.cfg.Instance.ID, Sessions: l.stillLive(batch)}
+	if len(req.Sessions) > 0 {
+		var resp pb.SessionRestoreResp
+		if err := l.call(ctx, wire.CmdSessionRestore, req, &resp); err != nil {
+			return err
+		}
+		l.stored(resp.Stamp)
+		for _, id := range resp.Displaced {
+			l.displace(id)
+		}
 	}
 	if l.restoring = l.restoring[len(batch):]; len(l.restoring) == 0 {
 		l.restoring = nil
@@ -306,55 +312,12 @@ func (l *leases) restoreSome(ctx context.Context) error {
 	return nil
 }
 
-// restoreBatch stores sessions again and closes those that have been displaced meanwhile.
-func (l *leases) restoreBatch(ctx context.Context, batch []*session) error {
-	req := &pb.SessionRestoreReq{Gateway: l.gateway.cfg.Instance.ID, Sessions: l.stillLive(batch)}
-	if len(req.Sessions) == 0 {
-		return nil
-	}
-	var resp pb.SessionRestoreResp
-	if err := l.call(ctx, wire.CmdSessionRestore, req, &resp); err != nil {
-		return err
-	}
-	l.stored(resp.Stamp)
-	for _, id := range resp.Displaced {
-		l.displace(id)
-	}
-	return nil
-}
-
-func (l *leases) isUnsure() bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return len(l.unsure) > 0
-}
-
-// restoreUnsure stores some of those again that no round may have found, and tells them to sync.
-func (l *leases) restoreUnsure(ctx context.Context) error {
-	l.mu.Lock()
-	batch := l.unsure[:min(sessionBatch, len(l.unsure))]
-	l.mu.Unlock()
-	if err := l.restoreBatch(ctx, batch); err != nil {
-		return err
-	}
-	l.mu.Lock()
-	if l.unsure = l.unsure[len(batch):]; len(l.unsure) == 0 {
-		l.unsure = nil
-	}
-	l.mu.Unlock()
-	for _, s := range batch {
-		hint(s)
-		l.gateway.metrics.hinted[causeStore].Inc()
-	}
-	return nil
-}
-
 // stillLive are those of the sessions whose channel is open and whose login has been granted: one
 // that is being granted is stored by that.
 func (l *leases) stillLive(batch []*session) []*pb.Session {
 	var out []*pb.Session
 	for _, s := range batch {
-		if _, open := l.gateway.deps.Channels.Get(s.id()); open && s.isOnline() {
+		if _, open := l.gateway.deps.Channels.Get(s.id()); open && s.isGranted() {
 			out = append(out, s.proto())
 		}
 	}

@@ -34,6 +34,7 @@ type session struct {
 	login     *signIn     // until LoginResp is queued; guarded by mu, static before Connect
 	delivered *deliveries // nil if nothing is to be acknowledged; guarded by mu
 	asked     atomic.Bool // to move, by gateway.goaway
+	granted   bool        // a logic node has stored it; guarded by mu
 	online    bool        // LoginResp is queued; guarded by mu
 	leaving   im.Reason   // close with it when nothing is open; guarded by mu
 	stored    bool        // maybe, by a logic node; owned by Connect, static afterwards
@@ -161,6 +162,19 @@ func (s *session) isOnline() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.online
+}
+
+// grant notes that a logic node has stored the session: from now on it is stored again with the others.
+func (s *session) grant() {
+	s.mu.Lock()
+	s.granted = true
+	s.mu.Unlock()
+}
+
+func (s *session) isGranted() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.granted
 }
 
 func (s *session) isLeaving() bool {
