@@ -269,7 +269,7 @@ func (g *Gateway) loginAnswer(s *session, p *wire.LogicPkt) (pkt []byte, leased 
 		switch {
 		case err != nil:
 		case m.Key == container.MetaLoginAt:
-			s.loginAt = n
+			s.setLoginAt(n)
 		case m.Key == container.MetaStamp:
 			leased = n != 0
 			g.leases.stored(n)

@@ -22,10 +22,8 @@ type session struct {
 
 	open atomic.Int32 // forwarded and not yet answered
 
-	// Owned by Connect, static afterwards.
-
-	ch      im.Channel
-	loginAt int64 // Unix nanoseconds; what the logic node stored, once it has answered
+	ch      im.Channel // owned by Connect, static afterwards
+	loginAt int64      // Unix nanoseconds; what the logic node stored, once it has answered; guarded by mu from Connect on
 
 	bucket limit.Bucket  // owned by the channel's reader
 	hinted atomic.Uint64 // the last event that it was told of, see hints
@@ -183,8 +181,19 @@ func (s *session) isLeaving() bool {
 	return s.leaving != im.ReasonNone
 }
 
+// setLoginAt notes what the logic node has stored: of a login that is asked for again, perhaps while the session is stored
+// again.
+func (s *session) setLoginAt(n int64) {
+	s.mu.Lock()
+	s.loginAt = n
+	s.mu.Unlock()
+}
+
 // proto is the session as logic nodes store it.
 func (s *session) proto() *pb.Session {
+	s.mu.Lock()
+	loginAt := s.loginAt
+	s.mu.Unlock()
 	return &pb.Session{
 		App:      s.app(),
 		Account:  s.account(),
@@ -192,7 +201,7 @@ func (s *session) proto() *pb.Session {
 		Platform: s.platform(),
 		Channel:  s.id(),
 		Features: uint32(s.features),
-		LoginAt:  s.loginAt,
+		LoginAt:  loginAt,
 		Instance: s.instance(),
 		Attempt:  s.attempt,
 	}
