@@ -29,6 +29,9 @@ func Floor(ctx context.Context, o FloorOptions) (_ *FloorResult, err error) {
 	}
 	defer func() {
 		_ = in.Close() // ends it
+		if err != nil {
+			_ = cmd.Process.Kill() // it may wait for connections that do not come
+		}
 		err = errors.Join(err, cmd.Wait())
 	}()
 	if err := json.NewEncoder(in).Encode(o.Pairs); err != nil {

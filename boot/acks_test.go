@@ -148,7 +148,9 @@ func (f *forgetter) show(id int64) {
 func (f *forgetter) visit(c *oldclient.Client) error {
 	defer func() {
 		for _, p := range c.Pending() {
-			f.shown[p.Message.ID]++
+			if p.Message != nil {
+				f.shown[p.Message.ID]++
+			}
 		}
 	}()
 	if rand.IntN(3) == 0 && f.last != 0 {

@@ -27,6 +27,7 @@ type locations struct {
 	// What has changed lately, and how many changes there were before that.
 	recent []storage.AccountKey // guarded by mu
 	passed int                  // guarded by mu
+	forgot time.Time            // when forgetAll did so last; guarded by mu
 }
 
 // generation is what the session store has answered to questions since began.
@@ -132,8 +133,20 @@ func (l *locations) forget(c storage.Changes) {
 	}
 }
 
-// forgetAll has the store asked again for everybody.
-func (l *locations) forgetAll() { l.forget(storage.Changes{All: true}) }
+// forgetAll has the store asked again for everybody, once in a second: a gateway that has crashed refuses each push
+// until its lease ends.
+func (l *locations) forgetAll() {
+	now := time.Now()
+	l.mu.Lock()
+	again := now.Sub(l.forgot) >= time.Second
+	if again {
+		l.forgot = now
+	}
+	l.mu.Unlock()
+	if again {
+		l.forget(storage.Changes{All: true})
+	}
+}
 
 // recall fills in what is known, and returns the indexes of the others, and how many changes that takes into account.
 func (l *locations) recall(keys []storage.AccountKey, found [][]storage.Session, now time.Time) (missing []int, changes int) {
@@ -154,14 +167,14 @@ func (l *locations) recall(keys []storage.AccountKey, found [][]storage.Session,
 	return missing, l.passed + len(l.recent)
 }
 
-// turn begins a generation if the young one has lasted, and forgets the one before. mu is held.
+// turn begins a generation if the young one has lasted, and forgets the old one when that began locationsKept ago. mu is held.
 func (l *locations) turn(now time.Time) {
 	const half = locationsKept / 2
-	if age := now.Sub(l.young.began); age >= half {
-		if l.old = l.young; age >= locationsKept {
-			l.old = generation{}
-		}
-		l.young = generation{began: now, found: make(map[storage.AccountKey][]storage.Session, len(l.old.found))}
+	if now.Sub(l.young.began) >= half {
+		l.old, l.young = l.young, generation{began: now, found: make(map[storage.AccountKey][]storage.Session, len(l.young.found))}
+	}
+	if now.Sub(l.old.began) >= locationsKept {
+		l.old = generation{}
 	}
 }
 
