@@ -53,7 +53,7 @@ func newMetrics(r prometheus.Registerer) *metrics {
 	m.logins = prometheus.NewCounterVec(opts("logins_total", "Logins by outcome: admitted, conflict (refused by the device policy), superseded (a newer login of the same client is there), failed."), []string{"outcome"})
 	m.displaced = prometheus.NewCounterVec(opts("displaced_total", "Sessions that gave way to a newer one, by reason: device, reconnected, platform, limit."), []string{"reason"})
 	limited := prometheus.NewCounterVec(opts("limited_total", "Requests that were refused by a rate limit, by its key in the configuration: account_rate."), []string{"limit"})
-	locations := prometheus.NewCounterVec(opts("locations_total", "Accounts whose sessions were looked up for a push, by source: store, memory (the store's answer of a moment ago)."), []string{"source"})
+	locations := prometheus.NewCounterVec(opts("locations_total", "Accounts whose sessions were looked up for a push, by source: store, memory (the store's answer, unchanged since)."), []string{"source"})
 	m.recalled, m.asked = locations.WithLabelValues("memory"), locations.WithLabelValues("store")
 	m.limited = limited.WithLabelValues("account_rate")
 	r.MustRegister(locations, limited, m.logins, m.displaced, m.requests, m.answers, m.commits, m.stored, m.batch, m.commit, m.pushed, m.unpushed)

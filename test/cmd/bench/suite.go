@@ -122,8 +122,10 @@ func (s *suite) runOnce(ctx context.Context, r row) (*bench.Run, error) {
 func (s *suite) floor(ctx context.Context, r row) (float64, error) {
 	args := []string{"bench", "floor", "--json", "--duration", "1s"}
 	fields := strings.Fields(r.load)
-	if i := slices.Index(fields, "--window"); i >= 0 {
-		args = append(args, fields[i:i+2]...)
+	for _, flag := range []string{"--pairs", "--window"} {
+		if i := slices.Index(fields, flag); i >= 0 {
+			args = append(args, fields[i:i+2]...)
+		}
 	}
 	out, err := exec.CommandContext(ctx, s.binary, args...).Output()
 	if err != nil {
