@@ -115,6 +115,7 @@ func (o Options) client() *redis.Client {
 // Sessions is storage.Sessions in Redis. Safe for concurrent use.
 type Sessions struct {
 	client *redis.Client
+	logins logins
 	ttl    time.Duration
 	fresh  time.Duration
 	logf   func(format string, args ...any)
@@ -129,7 +130,9 @@ var _ storage.Sessions = (*Sessions)(nil)
 // NewSessions returns a store on the Redis of the options. It does not connect yet: see Ping.
 func NewSessions(o Options) *Sessions {
 	o = o.withDefaults()
-	return &Sessions{client: o.client(), ttl: o.SessionTTL, fresh: o.LivenessCache, logf: o.Logf, live: make(map[string]time.Time)}
+	s := &Sessions{client: o.client(), ttl: o.SessionTTL, fresh: o.LivenessCache, logf: o.Logf, live: make(map[string]time.Time)}
+	s.logins.client = s.client
+	return s
 }
 
 // detach is ctx without its end: go-redis needs a goroutine for a command that can be cancelled,
@@ -148,9 +151,9 @@ func (s *Sessions) Login(ctx context.Context, session storage.Session, p storage
 	if err != nil {
 		return storage.Admission{}, err
 	}
-	answer, err := loginScript.Run(ctx, s.client, []string{accountKey(session.App, session.Account)},
+	answer, err := s.logins.run(ctx, accountKey(session.App, session.Account),
 		leasePrefix, s.ttl.Milliseconds(), flag(p.PerPlatform), flag(p.Refuse), p.Max, flag(p.RefuseBeyondMax),
-		session.Device, encode(session)).StringSlice()
+		session.Device, encode(session))
 	if err != nil {
 		return storage.Admission{}, fmt.Errorf("redis: login: %w", err)
 	}
