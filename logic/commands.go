@@ -8,7 +8,7 @@ import (
 // commands is the table of all commands. A new one needs a row here, a handler and a test.
 func (n *Node) commands(d *dispatcher) []Route {
 	var (
-		login   = &login{sessions: n.deps.Sessions, dispatch: d, policy: n.cfg.Devices, metrics: n.metrics, now: n.cfg.Now, settle: n.cfg.LocationAge}
+		login   = &login{sessions: n.deps.Sessions, dispatch: d, policy: n.cfg.Devices, metrics: n.metrics, now: n.cfg.Now, answers: newAnswers(n.cfg.LocationAge, n.deps.Writes)}
 		lease   = &lease{sessions: n.deps.Sessions, dispatch: d, policy: n.cfg.Devices, settle: n.cfg.LocationAge}
 		talk    = &talk{committer: n.committer, maxBody: n.cfg.MaxBody}
 		offline = &offline{messages: n.deps.Messages, indexPage: n.cfg.IndexPage}

@@ -153,7 +153,7 @@ func TestLoginIsAnsweredWhenAllNodesKnow(t *testing.T) {
 		agent := &fakeAgent{happened: await.NewEvents()}
 		f := &Node{log: quiet(), metrics: newMetrics(prometheus.NewRegistry()), cfg: Config{Timeout: time.Second}}
 		sessions := memory.NewSessions(memory.Options{})
-		l := &login{sessions: sessions, metrics: f.metrics, now: time.Now, settle: age}
+		l := &login{sessions: sessions, metrics: f.metrics, now: time.Now, answers: newAnswers(age, apart{})}
 		c := &Context{agent: agent, node: f, log: f.log}
 		c.Packet.Header = asClient("bob", wire.CmdSignIn)
 		c.Packet.Body = encode(t, &pb.LoginReq{})

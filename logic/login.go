@@ -20,7 +20,7 @@ type login struct {
 	policy   storage.DevicePolicy
 	metrics  *metrics
 	now      func() time.Time
-	settle   time.Duration // Config.LocationAge
+	answers  *answers
 }
 
 // handle answers a login when every node knows of it: see locations.
@@ -35,10 +35,7 @@ func (l *login) handle(c *Context) error {
 	if err != nil {
 		return err
 	}
-	time.AfterFunc(l.settle, func() {
-		c.Respond(resp)
-		c.finish()
-	})
+	l.answers.add(c, resp)
 	return errDeferred
 }
 
