@@ -238,7 +238,7 @@ func exercise(t *testing.T, s *Store, group string) {
 
 // explained is the statement of a packet that reads.
 func explained(query string) string {
-	update, isPacket := strings.CutPrefix(query, "BEGIN;")
+	update, isPacket := strings.CutPrefix(query, packetBegin)
 	if isPacket {
 		update, _, _ = strings.Cut(update, ";INSERT")
 	}
