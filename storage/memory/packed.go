@@ -7,15 +7,14 @@ import (
 	"github.com/hermod-im/hermod/storage"
 )
 
-// packed is the sessions of one account, by device, in one string: a hundred bytes instead of the thousand
-// of a map. Each is its strings with their lengths, then its numbers. "" is none.
+// packed is some sessions in one string: a hundred bytes instead of the thousand of a map. Each is its strings with
+// their lengths, then its numbers. "" is none.
 type packed string
 
-// pack packs sessions of one account.
 func pack(list []storage.Session) packed {
 	var b []byte
 	for _, s := range list {
-		for _, field := range [...]string{s.Device, s.Platform, s.Channel, s.Gateway, s.Instance} {
+		for _, field := range [...]string{s.App, s.Account, s.Device, s.Platform, s.Channel, s.Gateway, s.Instance} {
 			b = binary.AppendUvarint(b, uint64(len(field)))
 			b = append(b, field...)
 		}
@@ -26,12 +25,12 @@ func pack(list []storage.Session) packed {
 	return packed(b)
 }
 
-// all are the sessions, of the account with this key. Their strings are parts of p.
-func (p packed) all(key storage.AccountKey) iter.Seq[storage.Session] {
+// all are the sessions. Their strings are parts of p.
+func (p packed) all() iter.Seq[storage.Session] {
 	return func(yield func(storage.Session) bool) {
 		for rest := string(p); rest != ""; {
-			s := storage.Session{App: key.App, Account: key.Account}
-			for _, field := range [...]*string{&s.Device, &s.Platform, &s.Channel, &s.Gateway, &s.Instance} {
+			var s storage.Session
+			for _, field := range [...]*string{&s.App, &s.Account, &s.Device, &s.Platform, &s.Channel, &s.Gateway, &s.Instance} {
 				n, after := cutUvarint(rest)
 				*field, rest = after[:n], after[n:]
 			}
@@ -41,6 +40,17 @@ func (p packed) all(key storage.AccountKey) iter.Seq[storage.Session] {
 			}
 			s.Features, s.LoginAt = storage.Feature(features), int64(loginAt)
 			if !yield(s) {
+				return
+			}
+		}
+	}
+}
+
+// of are those of one account.
+func (p packed) of(key storage.AccountKey) iter.Seq[storage.Session] {
+	return func(yield func(storage.Session) bool) {
+		for s := range p.all() {
+			if s.Account == key.Account && s.App == key.App && !yield(s) {
 				return
 			}
 		}

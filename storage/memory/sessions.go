@@ -3,6 +3,7 @@ package memory
 
 import (
 	"context"
+	"hash/maphash"
 	"iter"
 	"slices"
 	"strings"
@@ -22,8 +23,10 @@ type Options struct {
 type Sessions struct {
 	now func() time.Time
 
+	hash func(storage.AccountKey) uint64
+
 	mu       sync.Mutex
-	accounts map[storage.AccountKey]packed
+	accounts map[uint64]packed  // the sessions of the accounts with this hash, mostly one; those of an account by device
 	leases   map[string]lease   // by gateway
 	logins   int                // since the last sweep
 	missed   map[string]*missed // by gateway
@@ -44,9 +47,13 @@ func NewSessions(o Options) *Sessions {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
+	seed := maphash.MakeSeed()
 	return &Sessions{
-		now:      o.Now,
-		accounts: make(map[storage.AccountKey]packed),
+		now: o.Now,
+		hash: func(key storage.AccountKey) uint64 {
+			return maphash.String(seed, key.App)*31 + maphash.String(seed, key.Account)
+		},
+		accounts: make(map[uint64]packed),
 		leases:   make(map[string]lease),
 		missed:   make(map[string]*missed),
 	}
@@ -91,16 +98,27 @@ func keyOf(session storage.Session) storage.AccountKey {
 // of are the sessions of the session's account. Caller holds mu.
 func (s *Sessions) of(session storage.Session) iter.Seq[storage.Session] {
 	key := keyOf(session)
-	return s.accounts[key].all(key)
+	return s.accounts[s.hash(key)].of(key)
 }
 
 // keep stores the account's sessions. Caller holds mu.
 func (s *Sessions) keep(key storage.AccountKey, list []storage.Session) {
+	hash := s.hash(key)
+	for other := range s.accounts[hash].all() {
+		if keyOf(other) != key {
+			list = append(list, other)
+		}
+	}
+	s.set(hash, list)
+}
+
+// set stores all sessions of accounts with this hash. Caller holds mu.
+func (s *Sessions) set(hash uint64, list []storage.Session) {
 	if len(list) == 0 {
-		delete(s.accounts, key)
+		delete(s.accounts, hash)
 		return
 	}
-	s.accounts[key] = pack(list)
+	s.accounts[hash] = pack(list)
 }
 
 // put stores the session. Caller holds mu.
@@ -163,10 +181,10 @@ func (s *Sessions) sweep() {
 			delete(s.missed, gateway) // should it come back, it has lost everything
 		}
 	}
-	for key, sessions := range s.accounts {
+	for hash, sessions := range s.accounts {
 		var leased []storage.Session
 		ended := false
-		for session := range sessions.all(key) {
+		for session := range sessions.all() {
 			if _, ok := s.leases[session.Gateway]; ok {
 				leased = append(leased, session)
 			} else {
@@ -174,7 +192,7 @@ func (s *Sessions) sweep() {
 			}
 		}
 		if ended {
-			s.keep(key, leased)
+			s.set(hash, leased)
 		}
 	}
 }
@@ -198,7 +216,7 @@ func (s *Sessions) Find(ctx context.Context, keys []storage.AccountKey) ([][]sto
 	defer s.mu.Unlock()
 	found := make([][]storage.Session, len(keys))
 	for i, key := range keys {
-		for session := range s.accounts[key].all(key) {
+		for session := range s.accounts[s.hash(key)].of(key) {
 			if s.live(session) {
 				found[i] = append(found[i], session)
 			}
