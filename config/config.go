@@ -37,7 +37,7 @@ type Node struct {
 
 // Runtime is how the process uses memory.
 type Runtime struct {
-	GCPercent   int  `koanf:"gc_percent" doc:"How far the heap may grow between two runs of the garbage collector, in percent of what is in use: memory for CPU time. 0: 400 for logic and standalone, 100 for gateways and routers. The environment variable GOGC wins."`
+	GCPercent   int  `koanf:"gc_percent" doc:"How far the heap may grow between two runs of the garbage collector, in percent of what is in use: memory for CPU time. 0: 400 for logic, 200 for standalone, 100 for gateways and routers. The environment variable GOGC wins."`
 	MemoryLimit Size `koanf:"memory_limit" doc:"The garbage collector works harder as the process's memory nears this. Nine tenths of what a container may use is a good value. 0: no limit. The environment variable GOMEMLIMIT wins."`
 }
 

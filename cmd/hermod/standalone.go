@@ -57,7 +57,7 @@ func (f *standaloneFlags) run(ctx context.Context, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	boot.TuneRuntime(c, true)
+	boot.TuneRuntime(c, boot.StandaloneGCPercent)
 	env := &boot.Env{Log: log, Metrics: admin.NewRegistry(cli.Version()), Version: cli.Version()}
 	s, err := boot.NewStandalone(ctx, c, env)
 	if errors.Is(err, syscall.EADDRINUSE) {

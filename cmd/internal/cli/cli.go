@@ -97,7 +97,11 @@ var descriptions = map[config.Role]string{
 }
 
 func serve(ctx context.Context, role config.Role, c config.Config) error {
-	boot.TuneRuntime(c, role == config.RoleLogic)
+	percent := boot.GatewayGCPercent // and of routers
+	if role == config.RoleLogic {
+		percent = boot.LogicGCPercent
+	}
+	boot.TuneRuntime(c, percent)
 	env, err := boot.NewEnv(c, Version())
 	if err != nil {
 		return err
