@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -148,8 +149,12 @@ func writeFloor(fd, n int) error {
 	if n == 0 {
 		return nil
 	}
-	if wrote, err := unix.Write(fd, floorBytes[:n]); err != nil || wrote < n {
-		return fmt.Errorf("%d of %d bytes written: %w", max(0, wrote), n, err)
+	wrote, err := unix.Write(fd, floorBytes[:n])
+	if err != nil {
+		return os.NewSyscallError("write", err)
+	}
+	if wrote < n {
+		return fmt.Errorf("a socket took %d of %d bytes", wrote, n)
 	}
 	return nil
 }

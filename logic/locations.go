@@ -98,14 +98,16 @@ func (l *locations) known(keys []storage.AccountKey) (found [][]storage.Session,
 	return found, true
 }
 
-// catchUp forgets what has changed, unless that was done in the last half of age.
+// catchUp forgets what has changed, unless that was done in the last half of age. Who waits for somebody else's question that
+// began after he came need not ask again.
 func (l *locations) catchUp(ctx context.Context) error {
+	came := time.Now()
 	l.catching.Lock()
 	defer l.catching.Unlock()
-	now := time.Now()
-	if now.Sub(l.caughtUp) < l.age/2 {
+	if came.Sub(l.caughtUp) < l.age/2 {
 		return nil
 	}
+	now := time.Now()
 	c, err := l.sessions.Changes(ctx, l.position)
 	if err != nil {
 		return err
@@ -171,19 +173,27 @@ func (l *locations) recall(keys []storage.AccountKey, found [][]storage.Session,
 func (l *locations) turn(now time.Time) {
 	const half = locationsKept / 2
 	if now.Sub(l.young.began) >= half {
-		l.old, l.young = l.young, generation{began: now, found: make(map[storage.AccountKey][]storage.Session, len(l.young.found))}
+		l.begin(now)
 	}
 	if now.Sub(l.old.began) >= locationsKept {
 		l.old = generation{}
 	}
 }
 
+// begin makes the young generation the old one. mu is held.
+func (l *locations) begin(now time.Time) {
+	l.old, l.young = l.young, generation{began: now, found: make(map[storage.AccountKey][]storage.Session, len(l.young.found))}
+}
+
 // remember keeps what the store said to a question that was asked after so many changes.
 func (l *locations) remember(keys []storage.AccountKey, answers [][]storage.Session, changes int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if changes < l.passed || l.young.found == nil || len(l.young.found)+len(keys) > maxLocations {
+	if changes < l.passed || l.young.found == nil || len(keys) > maxLocations {
 		return // what has changed since is not known, or it is too much
+	}
+	if len(l.young.found)+len(keys) > maxLocations {
+		l.begin(time.Now())
 	}
 	for i, key := range keys {
 		l.young.found[key] = answers[i]

@@ -4,11 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/hermod-im/hermod/storage"
@@ -20,17 +23,21 @@ import (
 
 const age = 50 * time.Millisecond
 
-// countingSessions counts the accounts that were asked for.
+// countingSessions counts the accounts that were asked for, and the questions for changes.
 type countingSessions struct {
 	*memory.Sessions
 	asked   int
 	failing error
+	slow    time.Duration // what Changes takes
+	changes atomic.Int32
 }
 
 func (s *countingSessions) Changes(ctx context.Context, since string) (storage.Changes, error) {
+	s.changes.Add(1)
 	if s.failing != nil {
 		return storage.Changes{}, s.failing
 	}
+	time.Sleep(s.slow)
 	return s.Sessions.Changes(ctx, since)
 }
 
@@ -129,6 +136,37 @@ func TestLateLocationsAreForgotten(t *testing.T) {
 				require.Equal(t, 1, channels("bob"))
 			})
 		})
+	}
+}
+
+// While the store is slow, those who look somebody up do not ask for changes one after the other.
+func TestLocationsOfASlowStore(t *testing.T) {
+	s := &countingSessions{Sessions: memory.NewSessions(memory.Options{}), slow: 2 * age}
+	l := newLocations(s, age, newMetrics(prometheus.NewRegistry()))
+	const finders = 20
+	var wg sync.WaitGroup
+	for range finders {
+		wg.Go(func() { assert.NoError(t, l.catchUp(t.Context())) })
+	}
+	wg.Wait()
+	require.Less(t, s.changes.Load(), int32(finders/2))
+}
+
+// More accounts than a generation holds make a new one, and the newest are remembered.
+func TestLocationsAreBounded(t *testing.T) {
+	l := newLocations(memory.NewSessions(memory.Options{}), age, newMetrics(prometheus.NewRegistry()))
+	keys := make([]storage.AccountKey, maxLocations)
+	nobody := make([][]storage.Session, maxLocations)
+	for round := range 3 {
+		for i := range keys {
+			keys[i].Account = fmt.Sprint(round, " ", i)
+		}
+		missing, changes := l.recall(keys[:1], nobody[:1], time.Now())
+		require.Len(t, missing, 1)
+		l.remember(keys, nobody, changes)
+		missing, _ = l.recall(keys[:1], nobody[:1], time.Now())
+		require.Empty(t, missing)
+		require.LessOrEqual(t, len(l.young.found)+len(l.old.found), 2*maxLocations)
 	}
 }
 
