@@ -30,6 +30,8 @@ type Options struct {
 	Set []string
 	// NodeSet gives the keys of one node, which win over Set. It is called when the components run. May be nil.
 	NodeSet func(c *Cluster, node string) ([]string, error)
+	// Env is added to every node's environment.
+	Env []string
 	// MySQL and Redis are passed on.
 	MySQL component.MySQLOptions
 	Redis component.RedisOptions
@@ -207,7 +209,7 @@ func (c *Cluster) node(service, name, address string, set ...string) (*Node, err
 		Name:    name,
 		Address: address,
 		Admin:   admin,
-		Env:     []string{"HERMOD_SECRET=" + c.Secret},
+		Env:     append([]string{"HERMOD_SECRET=" + c.Secret}, c.options.Env...),
 		LogPath: filepath.Join(c.dir, name+".log"),
 		binary:  c.binary,
 		args:    args,

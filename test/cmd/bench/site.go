@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"runtime"
 	"strings"
 	"time"
 
@@ -54,7 +55,9 @@ func (s siteSpec) startStandalone(ctx context.Context, dir string) (*site, error
 }
 
 func (s siteSpec) startCluster(ctx context.Context, dir string) (*site, error) {
-	c, err := cluster.Start(ctx, cluster.Options{Dir: dir, Gateways: s.gateways, Logics: s.logics, Set: strings.Fields(s.set)})
+	c, err := cluster.Start(ctx, cluster.Options{
+		Dir: dir, Gateways: s.gateways, Logics: s.logics, Set: strings.Fields(s.set), Env: []string{s.procs()},
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -66,6 +69,12 @@ func (s siteSpec) startCluster(ctx context.Context, dir string) (*site, error) {
 		running.processes = append(running.processes, process(n.Name, n.PID()))
 	}
 	return running, nil
+}
+
+// procs gives each node its share of the cores, as on hosts of their own: processes that think they have all of them wake
+// threads for work that one thread does as well.
+func (s siteSpec) procs() string {
+	return fmt.Sprintf("GOMAXPROCS=%d", max(1, runtime.NumCPU()/(s.gateways+s.logics)))
 }
 
 func process(name string, pid int) string { return fmt.Sprintf("%s=%d", name, pid) }
