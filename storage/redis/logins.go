@@ -11,10 +11,11 @@ import (
 )
 
 // loginPipeline is how many logins are sent together at most: about 2 ms of Redis. A connection that hangs does not stop
-// those behind it: when as many wait, they go over another one, up to loginPipelines.
+// those behind it: when as many wait, or nothing has been sent for loginLate, they go over another one, up to loginPipelines.
 const (
 	loginPipeline  = 64
 	loginPipelines = 4
+	loginLate      = 100 * time.Millisecond
 )
 
 // loginPause is the shortest time from one pipeline to the next when they hold more than one login, so that they hold
@@ -29,6 +30,7 @@ type logins struct {
 	mu       sync.Mutex
 	waiting  []*loginCall // guarded by mu
 	underWay int          // goroutines that send; guarded by mu
+	sent     time.Time    // when one of them began to send last; guarded by mu
 }
 
 // loginCall is one run of the login script.
@@ -45,7 +47,8 @@ func (l *logins) run(ctx context.Context, key string, args ...any) ([]string, er
 	c := &loginCall{key: key, args: args, done: make(chan struct{})}
 	l.mu.Lock()
 	l.waiting = append(l.waiting, c)
-	if l.underWay == 0 || len(l.waiting) >= loginPipeline && l.underWay < loginPipelines {
+	behind := len(l.waiting) >= loginPipeline || time.Since(l.sent) > loginLate
+	if l.underWay == 0 || behind && l.underWay < loginPipelines {
 		l.underWay++
 		go l.work(ctx)
 	}
@@ -67,8 +70,9 @@ func (l *logins) work(ctx context.Context) {
 			l.mu.Unlock()
 			return
 		}
-		l.mu.Unlock()
 		begun := time.Now()
+		l.sent = begun
+		l.mu.Unlock()
 		l.send(ctx, calls)
 		if len(calls) > 1 {
 			time.Sleep(loginPause - time.Since(begun))

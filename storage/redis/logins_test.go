@@ -2,7 +2,9 @@ package redis
 
 import (
 	"fmt"
+	"io"
 	"net"
+	"runtime"
 	"sync"
 	"testing"
 	"time"
@@ -10,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/hermod-im/hermod/storage"
+	"github.com/hermod-im/hermod/test/component"
 )
 
 // loginAll signs in that many accounts at the same moment, and returns the errors by account.
@@ -73,4 +76,52 @@ func TestLoginsWithoutAnswer(t *testing.T) {
 	for i, err := range loginAll(t, s, 3*loginPipeline) {
 		require.Error(t, err, i)
 	}
+}
+
+// A connection that hangs holds up what went over it, and not those who come later.
+func TestLoginsPassAHangingConnection(t *testing.T) {
+	server := component.Redis(t)
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer ln.Close()
+	hangs := make(chan struct{})
+	go func() {
+		for first := true; ; first = false {
+			c, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			if first {
+				close(hangs)
+				defer c.Close() //nolint:revive // at the end
+				continue
+			}
+			up, err := net.Dial("tcp", server)
+			if err != nil {
+				return
+			}
+			go func() { _, _ = io.Copy(up, c); _ = up.Close() }()
+			go func() { _, _ = io.Copy(c, up); _ = c.Close() }()
+		}
+	}()
+	s := NewSessions(Options{Addr: ln.Addr().String(), DB: testDB, Timeout: time.Minute})
+	defer s.Close()
+	ctx := t.Context()
+	login := func(account string) error {
+		_, err := s.Login(ctx, storage.Session{App: "hanging", Account: account, Channel: "c", Gateway: "g"}, storage.DevicePolicy{})
+		return err
+	}
+	go func() { _ = login("first") }() // ends with the connection
+	<-hangs
+	for s.logins.quiet() <= loginLate {
+		runtime.Gosched()
+	}
+	require.NoError(t, login("second"))
+}
+
+// quiet is for how long nothing has been sent.
+func (l *logins) quiet() time.Duration {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return time.Since(l.sent)
 }
