@@ -2,7 +2,6 @@ package redis
 
 import (
 	"context"
-	"errors"
 	"strings"
 	"sync"
 	"time"
@@ -35,6 +34,7 @@ type logins struct {
 
 // loginCall is one run of the login script.
 type loginCall struct {
+	ctx    context.Context
 	key    string
 	args   []any
 	answer []string
@@ -42,15 +42,15 @@ type loginCall struct {
 	done   chan struct{} // closed when answer and err are set
 }
 
-// run returns the login script's answer.
+// run returns the login script's answer, or the error of ctx if that ended before the login was sent.
 func (l *logins) run(ctx context.Context, key string, args ...any) ([]string, error) {
-	c := &loginCall{key: key, args: args, done: make(chan struct{})}
+	c := &loginCall{ctx: ctx, key: key, args: args, done: make(chan struct{})}
 	l.mu.Lock()
 	l.waiting = append(l.waiting, c)
 	behind := len(l.waiting) >= loginPipeline || time.Since(l.sent) > loginLate
 	if l.underWay == 0 || behind && l.underWay < loginPipelines {
 		l.underWay++
-		go l.work(ctx)
+		go l.work(context.WithoutCancel(ctx)) // see detach
 	}
 	l.mu.Unlock()
 	<-c.done
@@ -80,27 +80,48 @@ func (l *logins) work(ctx context.Context) {
 	}
 }
 
-// errNoAnswer stands for what the client does not say of a command whose pipeline has failed.
-var errNoAnswer = errors.New("no answer")
-
+// send sends the calls whose callers still wait, and a second time those that Redis does not have the script for.
 func (l *logins) send(ctx context.Context, calls []*loginCall) {
+	live := make([]*loginCall, 0, len(calls))
+	for _, c := range calls {
+		if c.err = c.ctx.Err(); c.err == nil {
+			live = append(live, c)
+		}
+	}
+	if missing := l.try(ctx, live, false); len(missing) > 0 {
+		l.try(ctx, missing, true)
+	}
+	for _, c := range calls {
+		close(c.done)
+	}
+}
+
+// try sends the calls in one pipeline, the first with the script if that is to be loaded, and returns those that were not run for
+// lack of it. go-redis sends a pipeline again that was cut off: then a login is stored once, but if it was stored before, the
+// answer does not say whom it has displaced.
+func (l *logins) try(ctx context.Context, calls []*loginCall, load bool) (missing []*loginCall) {
+	if len(calls) == 0 {
+		return nil
+	}
 	pipe := l.client.Pipeline()
 	commands := make([]*redis.Cmd, len(calls))
 	for i, c := range calls {
-		commands[i] = pipe.EvalSha(ctx, loginScript.Hash(), []string{c.key}, c.args...)
+		if load && i == 0 {
+			commands[i] = loginScript.Eval(ctx, pipe, []string{c.key}, c.args...)
+		} else {
+			commands[i] = loginScript.EvalSha(ctx, pipe, []string{c.key}, c.args...)
+		}
 	}
-	_, failed := pipe.Exec(ctx)
+	_, _ = pipe.Exec(ctx) // its error is that of each command that has no answer, and, where it was cut off, of those before it
 	for i, c := range calls {
 		command := commands[i]
-		if err := command.Err(); err != nil && strings.HasPrefix(err.Error(), "NOSCRIPT ") { // it was not run
-			command = loginScript.Eval(ctx, l.client, []string{c.key}, c.args...)
+		if command.Val() != nil {
+			command.SetErr(nil)
 		}
-		switch {
-		case command.Err() == nil && command.Val() == nil:
-			c.err = errors.Join(errNoAnswer, failed)
-		default:
-			c.answer, c.err = command.StringSlice()
+		if err := command.Err(); err != nil && strings.HasPrefix(err.Error(), "NOSCRIPT ") {
+			missing = append(missing, c)
 		}
-		close(c.done)
+		c.answer, c.err = command.StringSlice()
 	}
+	return missing
 }

@@ -147,8 +147,7 @@ func accountKey(app, account string) string {
 
 // Login implements storage.Sessions.
 func (s *Sessions) Login(ctx context.Context, session storage.Session, p storage.DevicePolicy) (storage.Admission, error) {
-	ctx, err := detach(ctx)
-	if err != nil {
+	if err := ctx.Err(); err != nil {
 		return storage.Admission{}, err
 	}
 	answer, err := s.logins.run(ctx, accountKey(session.App, session.Account),

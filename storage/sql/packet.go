@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"sync"
 
+	mysqldriver "github.com/go-sql-driver/mysql"
 	"gorm.io/gorm"
 
 	"github.com/hermod-im/hermod/storage"
@@ -17,7 +18,7 @@ import (
 // A batch whose conversations this process wrote last is stored with one round trip: BEGIN, UPDATE, INSERT and
 // COMMIT in one packet. Nothing is read: the UPDATE locks only conversations that are still as they are
 // known to be, in the order of their ids as lock does, and the INSERT fails unless it found all of them. Then, and after
-// every other answer that is an error, the transaction is rolled back and the batch is appended as if this had not been tried.
+// every other answer that is an error but not killed, the transaction is rolled back and the batch is appended as if this had not been tried.
 //
 // SQLite, which has no round trips, saves the reading in the same way.
 //
@@ -278,11 +279,31 @@ func (s *Store) sendPacket(ctx context.Context, packet string) error {
 		return err
 	case !s.dialect.refused(err):
 		return fmt.Errorf("%w: %w", errCommit, err)
+	case killed(err):
+		drop(conn)
+		return fmt.Errorf("%w: %w", errCommit, err)
 	}
 	if _, failed := conn.ExecContext(ctx, "ROLLBACK"); failed != nil {
 		drop(conn)
 	}
 	return err
+}
+
+// killed reports whether somebody has ended the statement, or the server stops. A compound statement may have come to its COMMIT
+// before that.
+func killed(err error) bool {
+	var e *mysqldriver.MySQLError
+	if !errors.As(err, &e) {
+		return false
+	}
+	switch e.Number {
+	case 1053, // server shutdown in progress
+		1317, // query execution was interrupted
+		1927, // connection was killed (MariaDB)
+		1969: // max_statement_time exceeded (MariaDB)
+		return true
+	}
+	return false
 }
 
 // drop closes a connection instead of giving it back; the server undoes what it has begun.

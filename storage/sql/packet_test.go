@@ -2,6 +2,7 @@ package sql
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
@@ -35,6 +36,18 @@ func TestPackets(t *testing.T) {
 		{"the same twice", func(*testing.T, *Store, *Store) {}, []string{"a", "a"}, 3, 1},
 		{"it is lost on its way", lose(false, nil), []string{"a", ""}, 4, 0},
 		{"its answer is lost", lose(true, nil), []string{"a", ""}, 4, 1},
+		{"it is killed behind its commit", func(t *testing.T, s, _ *Store) {
+			send, once := s.send, true
+			s.send = func(ctx context.Context, packet string) error {
+				err := send(ctx, packet)
+				if !once {
+					return err
+				}
+				once = false
+				require.NoError(t, err)
+				return s.sendPacket(ctx, signal(1317))
+			}
+		}, []string{"a", ""}, 4, 1},
 		{"its conversation went away and came back", func(t *testing.T, s, _ *Store) {
 			require.NoError(t, s.exec(s.writer.WithContext(t.Context()), "UPDATE conversations SET id = -id"))
 			send := s.send
@@ -65,6 +78,21 @@ func TestPackets(t *testing.T) {
 				require.Equal(t, []string{"alice", "bob"}, d.Members)
 			}
 		})
+	}
+}
+
+// signal is a packet that fails with this number.
+func signal(number int) string {
+	return fmt.Sprintf("SIGNAL SQLSTATE '45000' SET MYSQL_ERRNO = %d", number)
+}
+
+// Who is killed may have come to the COMMIT; who is refused has not.
+func TestKilledPacketsAreInDoubt(t *testing.T) {
+	s := newStore(t, Options{Driver: DriverMySQL, DSN: component.Database(t, component.MySQL(t))})
+	for number, inDoubt := range map[int]bool{1053: true, 1317: true, 1927: true, 1969: true, 1048: false, 1213: false, 1205: false} {
+		err := s.sendPacket(t.Context(), signal(number))
+		require.Error(t, err)
+		require.Equal(t, inDoubt, errors.Is(err, errCommit), "%d: %v", number, err)
 	}
 }
 
