@@ -18,7 +18,8 @@ import (
 // A batch whose conversations this process wrote last is stored with one round trip: BEGIN, UPDATE, INSERT and
 // COMMIT in one packet. Nothing is read: the UPDATE locks only conversations that are still as they are
 // known to be, in the order of their ids as lock does, and the INSERT fails unless it found all of them. Then, and after
-// every other answer that is an error but not killed, the transaction is rolled back and the batch is appended as if this had not been tried.
+// every other error of the server's but those of killed, the transaction is rolled back and the batch is appended as if this
+// had not been tried.
 //
 // SQLite, which has no round trips, saves the reading in the same way.
 //
