@@ -75,7 +75,7 @@ func FuzzUnmarshalClient(f *testing.F) {
 		if clientErr != nil {
 			return
 		}
-		if client.ChannelID != "" || client.Status != 0 || client.Meta != nil || client.App != "" || client.Account != "" || client.Device != "" || client.Channels != nil {
+		if client.ChannelID != "" || client.Status != 0 || client.Meta != nil || client.App != "" || client.Account != "" || client.Device != "" || client.Channels != nil || client.Delivered != nil {
 			t.Fatalf("taken from a client: %+v", client.Header)
 		}
 		if allErr == nil {
@@ -116,6 +116,7 @@ func FuzzHeader(f *testing.F) {
 	f.Add(h.Append(nil))
 	f.Add([]byte{0x3a, 0x04, 0x0a, 0x00, 0x18, 0x01})
 	f.Add([]byte{0x9a, 0x01, 0x00, 0x9a, 0x01, 0x01, 'x'})
+	f.Add([]byte{0xa2, 0x01, 0x00, 0xa2, 0x01, 0x04, 0x08, 0x2a, 0x18, 0x09})
 	f.Fuzz(func(t *testing.T, data []byte) { sameDecode(t, data) })
 }
 

@@ -31,7 +31,7 @@ func TestHeaderDecodesLikeProtobuf(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		data := rapid.SliceOfN(rapid.OneOf(
 			rapid.Byte(),
-			rapid.SampledFrom([]byte{0x0a, 0x12, 0x18, 0x20, 0x28, 0x32, 0x3a, 0x82, 0x8a, 0x9a, 0x01, 0x00, 0x80}),
+			rapid.SampledFrom([]byte{0x0a, 0x12, 0x18, 0x20, 0x28, 0x32, 0x3a, 0x82, 0x8a, 0x9a, 0xa2, 0x01, 0x00, 0x80}),
 		), 0, 24).Draw(t, "data")
 		if rapid.Bool().Draw(t, "after a header") {
 			h := drawHeader(t)
@@ -73,6 +73,12 @@ func drawHeader(t *rapid.T) wire.Header {
 	for range rapid.IntRange(0, 3).Draw(t, "metas") {
 		h.Meta = append(h.Meta, wire.Meta{Key: text.Draw(t, "key"), Value: text.Draw(t, "value"), Type: wire.MetaType(number.Draw(t, "type"))})
 	}
+	int64s := rapid.OneOf(rapid.Int64Range(0, 500), rapid.Int64())
+	for range rapid.IntRange(0, 3).Draw(t, "deliveries") {
+		h.Delivered = append(h.Delivered, wire.Delivered{
+			Conversation: int64s.Draw(t, "conversation"), From: int64s.Draw(t, "from"), To: int64s.Draw(t, "to"), MessageID: int64s.Draw(t, "message"),
+		})
+	}
 	return h
 }
 
@@ -83,6 +89,9 @@ func toPB(h *wire.Header) *pb.Header {
 	}
 	for _, m := range h.Meta {
 		out.Meta = append(out.Meta, &pb.Meta{Key: m.Key, Value: m.Value, Type: pb.MetaType(m.Type)})
+	}
+	for _, d := range h.Delivered {
+		out.Delivered = append(out.Delivered, &pb.Delivered{Conversation: d.Conversation, From: d.From, To: d.To, MessageId: d.MessageID})
 	}
 	return out
 }
