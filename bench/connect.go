@@ -28,7 +28,8 @@ type ConnectOptions struct {
 	// Nil: all connections are this process's.
 	Spawn func() *exec.Cmd
 	// InTurn has the processes log in one after the other, each with the whole Rate and Parallel, at one gateway after the
-	// other: a hundred processes that are all busy at once have the cores for nothing else.
+	// other, and ping in rounds of a second (a fiftieth of Heartbeat if that is less): a hundred processes that are all
+	// busy at once, or woken for every ping, have the cores for nothing else.
 	InTurn bool
 	// Sources is from how many addresses to connect to a gateway on loopback. Defaults to one for
 	// every 20,000 connections: a source has about 28,000 ports for each gateway.

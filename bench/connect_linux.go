@@ -40,9 +40,11 @@ func Connect(ctx context.Context, o ConnectOptions) (_ *ConnectResult, err error
 	ctx, cancel := context.WithCancel(ctx)
 	defer func() {
 		cancel() // ends those that are still there after an error
+		var wg sync.WaitGroup
 		for _, w := range r.workers {
-			w.close()
+			wg.Go(w.close)
 		}
+		wg.Wait()
 	}()
 	return r.measure(ctx)
 }

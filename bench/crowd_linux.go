@@ -85,12 +85,18 @@ func ConnectWorker(ctx context.Context, in io.Reader, out io.Writer) (err error)
 	if c.swarm, err = newSwarm(c.Connections, c.targets[0].websocket, c.Heartbeat, func(int, []byte) {}); err != nil {
 		return err
 	}
+	if c.InTurnOf > 0 {
+		c.swarm.round = c.round()
+	}
 	stop, ended := make(chan struct{}), make(chan error, 1)
 	go func() { ended <- c.swarm.run(stop) }()
 	err = c.run(ctx, requests)
 	close(stop)
 	return errors.Join(err, <-ended)
 }
+
+// round is that of ConnectOptions.InTurn.
+func (c *crowd) round() time.Duration { return min(time.Second, c.Heartbeat/50) }
 
 // cutShort makes the end of the requests no error.
 func cutShort(err error) error {

@@ -20,6 +20,8 @@ type swarm struct {
 
 	websocket bool
 	heartbeat time.Duration
+	// round is how often the pings are sent that are due by then.
+	round time.Duration
 	// frame is called by run with each binary frame of connection i; the payload is valid during the call.
 	frame func(i int, payload []byte)
 
@@ -46,7 +48,7 @@ func newSwarm(n int, websocket bool, heartbeat time.Duration, frame func(int, []
 	if err != nil {
 		return nil, fmt.Errorf("epoll: %w", err)
 	}
-	return &swarm{websocket: websocket, heartbeat: heartbeat, frame: frame, epoll: epoll, members: make([]member, n)}, nil
+	return &swarm{websocket: websocket, heartbeat: heartbeat, round: defaultRound, frame: frame, epoll: epoll, members: make([]member, n)}, nil
 }
 
 // add takes a logged-in socket over as connection i. Safe for concurrent use, for different i.
@@ -61,8 +63,8 @@ func (s *swarm) add(i int, c *socket) error {
 	return unix.EpollCtl(s.epoll, unix.EPOLL_CTL_ADD, c.fd, &unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLRDHUP, Fd: int32(i)})
 }
 
-// turn is how long run waits for frames before it looks which pings are due.
-const turn = 20 * time.Millisecond
+// defaultRound is short enough for pings to come one by one, as those of clients do.
+const defaultRound = 20 * time.Millisecond
 
 // run serves the connections until stop is closed, and then closes them.
 func (s *swarm) run(stop <-chan struct{}) error {
@@ -80,7 +82,8 @@ func (s *swarm) run(stop <-chan struct{}) error {
 			return nil
 		default:
 		}
-		n, err := unix.EpollWait(s.epoll, events, int(turn.Milliseconds()))
+		wait := max(time.Millisecond, s.round-time.Since(last))
+		n, err := unix.EpollWait(s.epoll, events, int(wait.Milliseconds()))
 		if err != nil && !errors.Is(err, unix.EINTR) {
 			return fmt.Errorf("epoll: %w", err)
 		}
@@ -88,6 +91,9 @@ func (s *swarm) run(stop <-chan struct{}) error {
 			s.receive(int(e.Fd), buf)
 		}
 		now := time.Now()
+		if now.Sub(last) < s.round {
+			continue
+		}
 		due += float64(len(s.members)) * now.Sub(last).Seconds() / s.heartbeat.Seconds()
 		for last = now; due >= 1; due-- {
 			s.ping(next)
