@@ -122,19 +122,17 @@ func goodbye(conn net.Conn) {
 
 // open makes the connection a channel and hands it to a driver.
 func (s *Server) open(id string, raw net.Conn, conn *Conn, h *host) {
-	c := &Channel{
-		id:      id,
-		host:    h,
-		remote:  remoteOf(raw),
-		reader:  conn.reader,
-		reading: true, // until the driver takes over, see below
-	}
 	_ = raw.SetDeadline(time.Time{})
-	polled, err := s.pollers.adopt(c, conn.Conn)
-	if err != nil {
-		s.host.logf("transport: poller: %v; the connection gets a goroutine", err)
-	}
+	c := s.pollers.promote(conn.Conn, id, conn.reader)
+	polled := c != nil
 	if !polled {
+		c = &Channel{
+			id:      id,
+			host:    h,
+			remote:  remoteOf(raw),
+			reader:  conn.reader,
+			reading: true, // until readLoop returns
+		}
 		stream := newStream(c, conn.Conn)
 		c.sock, c.reader.src = stream, stream
 	}

@@ -81,6 +81,7 @@ type Channel struct {
 	remote     remote        // static after construction
 	reason     im.Reason
 	reading    bool // somebody reads or delivers
+	missed     bool // on a polled channel: meanwhile, there was more to read
 	flushing   bool // a flusher has the channel, or has been told to
 	blocked    bool // the socket takes nothing; no flusher until ready
 	writable   bool // ready was called since the flusher's last write began

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"os"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -364,13 +365,13 @@ func TestLoginWait(t *testing.T) {
 
 func TestAcceptorRefuses(t *testing.T) {
 	forAll(t, func(t *testing.T, v variant) {
-		var refusal func() error
+		refusals := make(chan func() error, 1)
 		n := start(t, v, transport.Options{}, &app{accept: func(c im.Conn, _ time.Duration) (string, error) {
 			if _, err := c.ReadFrame(); err != nil {
 				return "", err
 			}
 			_ = c.WriteFrame(im.OpBinary, []byte("no")) // not flushed
-			return "", refusal()
+			return "", (<-refusals)()
 		}})
 		for _, c := range []struct {
 			refuse func() error
@@ -382,7 +383,7 @@ func TestAcceptorRefuses(t *testing.T) {
 			{func() error { panic("acceptor") }, im.ReasonInternal},
 			{func() error { return nil }, im.ReasonInternal}, // an empty id
 		} {
-			refusal = c.refuse
+			refusals <- c.refuse
 			p := n.dial(t)
 			p.send(im.OpBinary, []byte("let me in"))
 			p.send(im.OpBinary, []byte("and this nobody reads"))
@@ -598,5 +599,62 @@ func TestMetrics(t *testing.T) {
 		require.GreaterOrEqual(t, m.BytesIn.Load(), uint64(1000))
 		require.GreaterOrEqual(t, m.BytesOut.Load(), uint64(1000))
 		require.Zero(t, m.Handshaking.Load())
+	})
+}
+
+// What comes while the Acceptor still thinks is delivered when it has decided.
+func TestMessagesDuringAccept(t *testing.T) {
+	forAll(t, func(t *testing.T, v variant) {
+		got, sent := make(chan struct{}), make(chan struct{})
+		a := &app{accept: func(c im.Conn, _ time.Duration) (string, error) {
+			f, err := c.ReadFrame()
+			if err != nil {
+				return "", err
+			}
+			close(got)
+			<-sent
+			return string(f.GetPayload()), nil
+		}}
+		n := start(t, v, transport.Options{}, a)
+		p := n.dial(t)
+		p.send(im.OpBinary, []byte("a"))
+		<-got
+		for i := range 3 {
+			p.send(im.OpBinary, fmt.Appendf(nil, "early %d", i))
+		}
+		close(sent)
+		for i := range 3 {
+			p.expect(fmt.Sprintf("early %d", i))
+		}
+		p.send(im.OpBinary, []byte("late"))
+		p.expect("late")
+	})
+}
+
+// The wait for silence is a channel's: a handshake has the login's.
+func TestSlowHandshake(t *testing.T) {
+	forAll(t, func(t *testing.T, v variant) {
+		const readWait = 40 * time.Millisecond
+		a := &app{accept: func(c im.Conn, _ time.Duration) (string, error) {
+			f, err := c.ReadFrame()
+			if err != nil {
+				return "", err
+			}
+			id := string(f.GetPayload())
+			if _, err := c.ReadFrame(); err != nil { // a second one, after a while
+				return "", err
+			}
+			return id, nil
+		}}
+		n := start(t, v, transport.Options{ReadWait: readWait}, a)
+		p := n.dial(t)
+		p.send(im.OpBinary, []byte("a"))
+		require.NoError(t, p.SetReadDeadline(time.Now().Add(4*readWait)))
+		_, _, err := p.recv()
+		require.ErrorIs(t, err, os.ErrDeadlineExceeded, "closed")
+		require.NoError(t, p.SetReadDeadline(time.Now().Add(patience)))
+		p.send(im.OpBinary, []byte("now"))
+		p.send(im.OpBinary, []byte("hello"))
+		p.expect("hello")
 	})
 }

@@ -72,7 +72,6 @@ func (c *Client) adopt(ch *Channel, s *stream) (polled bool) {
 		var err error
 		if polled, err = c.pollers.adopt(ch, s.conn); err != nil {
 			ch.host.logf("transport: poller: %v; the connection keeps its goroutine", err)
-			ch.sock = s // the poller may have got as far as taking it
 		}
 	}
 	ch.blocked = false

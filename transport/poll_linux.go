@@ -22,10 +22,11 @@ const (
 	// readTurns is how often a channel may fill the read buffer before the others have their turn.
 	readTurns = 4
 
-	writeEvents = unix.EPOLLOUT | unix.EPOLLET
-	allEvents   = writeEvents | unix.EPOLLIN | unix.EPOLLRDHUP
-	readable    = unix.EPOLLIN | unix.EPOLLRDHUP | unix.EPOLLHUP | unix.EPOLLERR
-	hungUp      = unix.EPOLLRDHUP | unix.EPOLLHUP | unix.EPOLLERR
+	// readEvents are those that each socket is watched for, allEvents those of one that once took nothing.
+	readEvents = unix.EPOLLIN | unix.EPOLLRDHUP | unix.EPOLLET
+	allEvents  = readEvents | unix.EPOLLOUT
+	readable   = unix.EPOLLIN | unix.EPOLLRDHUP | unix.EPOLLHUP | unix.EPOLLERR
+	hungUp     = unix.EPOLLRDHUP | unix.EPOLLHUP | unix.EPOLLERR
 )
 
 // errTurn: the channel has read enough for now.
@@ -51,7 +52,7 @@ func (ps *pollers) start(h *host, n int) error {
 }
 
 // adopt takes the socket out of a plain TCP connection, which is closed, and gives c its place.
-// Writes work from now on; reads begin with begin.
+// Writes work from now on; reads begin with begin. c.mu is held, and reading is set.
 func (ps *pollers) adopt(c *Channel, conn net.Conn) (bool, error) {
 	tcp, ok := conn.(*net.TCPConn)
 	if !ok || len(ps.all) == 0 {
@@ -61,14 +62,19 @@ func (ps *pollers) adopt(c *Channel, conn net.Conn) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	p := ps.all[ps.next.Add(1)%uint32(len(ps.all))]
+	p, before := ps.pick(), c.sock
+	c.sock = p
 	if err := p.add(c, fd); err != nil {
+		c.sock = before
 		_ = unix.Close(fd)
 		return false, err
 	}
 	_ = tcp.Close()
 	return true, nil
 }
+
+// pick chooses a poller.
+func (ps *pollers) pick() *poller { return ps.all[ps.next.Add(1)%uint32(len(ps.all))] }
 
 // duplicate returns a descriptor of the connection that the runtime's own poller does not know.
 func duplicate(conn *net.TCPConn) (fd int, err error) {
@@ -98,13 +104,9 @@ func (ps *pollers) begin(c *Channel) {
 	c.mu.Lock()
 	defer c.unlock()
 	c.reading = false
-	if c.load() == stateDead {
-		return
-	}
-	// The change makes the kernel report what is there already.
-	if err := p.control(unix.EPOLL_CTL_MOD, c.place, allEvents); err != nil {
-		c.host.logf("transport: poller: %v", err)
-		c.kill(im.ReasonInternal)
+	if c.missed && c.load() != stateDead {
+		c.missed = false
+		p.rearm(c)
 	}
 }
 
@@ -198,7 +200,7 @@ func (p *poller) stop() {
 // now is the time in milliseconds since the poller began. It wraps after 49 days; differences are right.
 func (p *poller) now() uint32 { return uint32(time.Since(p.began).Milliseconds()) }
 
-// add registers the socket for writing.
+// add has the socket watched. Events of c come from now on.
 func (p *poller) add(c *Channel, fd int) error {
 	at := place{fd: int32(fd)}
 	p.mu.Lock()
@@ -209,11 +211,11 @@ func (p *poller) add(c *Channel, fd int) error {
 	}
 	sl := &p.slots[at.slot]
 	at.gen = sl.gen
-	c.sock, c.place = p, at
+	c.place = at
 	sl.c, sl.last = c, p.now()
 	p.mu.Unlock()
 
-	if err := p.control(unix.EPOLL_CTL_ADD, at, writeEvents); err != nil {
+	if err := p.control(unix.EPOLL_CTL_ADD, at, readEvents); err != nil {
 		p.mu.Lock()
 		p.vacate(at)
 		p.mu.Unlock()
@@ -233,6 +235,14 @@ func (p *poller) vacate(at place) {
 func (p *poller) control(op int, at place, events uint32) error {
 	ev := unix.EpollEvent{Events: events, Fd: int32(at.slot), Pad: int32(at.gen)}
 	return os.NewSyscallError("epoll_ctl", unix.EpollCtl(p.epfd, op, int(at.fd), &ev))
+}
+
+// rearm makes the kernel report what there is already, and from now on when the socket takes bytes again. Locked.
+func (p *poller) rearm(c *Channel) {
+	if err := p.control(unix.EPOLL_CTL_MOD, c.place, allEvents); err != nil {
+		p.host.logf("transport: poller: %v", err)
+		c.kill(im.ReasonInternal)
+	}
 }
 
 // event is what happened to a channel.
@@ -313,15 +323,22 @@ func (p *poller) resolve(raw []unix.EpollEvent, events []event, now uint32) []ev
 	return events
 }
 
-// serve writes and reads, as the event allows. Something to read while the handshake still has the
-// channel is not lost: begin asks the kernel again.
+// serve writes and reads, as the event allows.
 func (p *poller) serve(e event) {
 	c := e.c
 	c.mu.Lock()
+	if j, ok := c.sock.(*joining); ok {
+		j.happened(e.flags)
+		c.mu.Unlock()
+		return
+	}
 	if e.flags&unix.EPOLLOUT != 0 {
 		c.ready()
 	}
-	reads := e.flags&readable != 0 && !c.reading && c.load() != stateDead
+	reads := e.flags&readable != 0 && c.load() != stateDead
+	if reads && c.reading { // who has the channel asks again, see begin
+		c.missed, reads = true, false
+	}
 	c.reading = c.reading || reads
 	c.unlock()
 	if !reads {
@@ -424,6 +441,7 @@ func (p *poller) write(c *Channel, b []byte) (int, error) {
 }
 
 func (p *poller) stalled(c *Channel) {
+	p.rearm(c)
 	if c.load() == stateOpen { // otherwise the clock of the close is running
 		p.expire(c, p.host.writeWait)
 	}

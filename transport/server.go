@@ -184,10 +184,24 @@ func (s *Server) begin() ([]net.Listener, error) {
 		h := *s.host
 		h.codec = s.endpoints[i].Protocol
 		s.endpoints[i].host = &h
+		s.pollFor(i)
 	}
 	s.started = true
 	s.running.Add(len(s.listeners))
 	return s.listeners, nil
+}
+
+// pollFor gives the connections of a plain endpoint to the pollers, if there are any. Locked.
+func (s *Server) pollFor(i int) {
+	if s.endpoints[i].TLS != nil {
+		return
+	}
+	ln, err := s.pollers.listen(s.listeners[i], s.endpoints[i].host)
+	if err != nil {
+		s.host.logf("transport: poller: %v; every connection of %s gets a goroutine", err, s.listeners[i].Addr())
+		return
+	}
+	s.listeners[i] = ln
 }
 
 func (s *Server) hasPlain() bool {

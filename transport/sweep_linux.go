@@ -40,6 +40,9 @@ func (p *poller) sweepSilent() {
 	for from, more := 0, true; more; from += sweepSlots {
 		silent, more = p.silent(silent[:0], from, uint32(wait))
 		for _, c := range silent {
+			if c.joins() { // its handshake has deadlines of its own
+				continue
+			}
 			if p.host.silent { // who waits for Deliver is not to wait for the peer as well
 				c.cut(im.ReasonTimeout)
 			} else {
