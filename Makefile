@@ -92,11 +92,15 @@ gobench: ## Go benchmarks of BENCHPKG, BENCHCOUNT times, into bin/OUT.bench (old
 benchstat: ## Compares bin/old.bench with bin/new.bench
 	@go tool -modfile=tools/benchstat.mod benchstat bin/old.bench bin/new.bench
 
+# Packages with files for Linux only that others are built with elsewhere.
+PORTABLE = ./transport/... ./bench/... ./client/... ./test/cluster ./test/component
+
 .PHONY: lint
 lint: ## gofumpt, go vet, staticcheck
 	@unformatted=$$($(GO_FILES) | xargs go tool -modfile=tools/gofumpt.mod gofumpt -l); \
 	if [[ -n $$unformatted ]]; then echo "not gofumpt'ed (make fmt):"; echo "$$unformatted"; exit 1; fi
 	go vet ./...
+	GOOS=darwin go vet $(PORTABLE)
 	go tool -modfile=tools/staticcheck.mod staticcheck ./...
 
 .PHONY: fmt

@@ -50,8 +50,7 @@ func (c *Client) poll(ch *Channel, d *delivery) bool {
 		return false
 	}
 	if !c.adopt(ch, s) {
-		c.pollers.stop()
-		c.pollers.all = nil // Deliver may be called again
+		c.pollers.reset() // Deliver may be called again
 		ch.endRead()
 		return false
 	}

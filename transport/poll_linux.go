@@ -42,8 +42,7 @@ func (ps *pollers) start(h *host, n int) error {
 	for range n {
 		p, err := newPoller(h)
 		if err != nil {
-			ps.stop()
-			ps.all = nil
+			ps.reset()
 			return fmt.Errorf("start poller: %w", err)
 		}
 		ps.all = append(ps.all, p)
@@ -115,6 +114,12 @@ func (ps *pollers) stop() {
 	for _, p := range ps.all {
 		p.stop()
 	}
+}
+
+// reset is stop, after which there may be another start.
+func (ps *pollers) reset() {
+	ps.stop()
+	ps.all = nil
 }
 
 // poller is one epoll loop: a goroutine that reads, one that writes, and one that looks at the clock.

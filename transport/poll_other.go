@@ -11,6 +11,7 @@ func (*pollers) start(*host, int) error                 { return nil }
 func (*pollers) adopt(*Channel, net.Conn) (bool, error) { return false, nil }
 func (*pollers) begin(*Channel)                         {}
 func (*pollers) stop()                                  {}
+func (*pollers) reset()                                 {}
 
 func (*pollers) listen(ln net.Listener, _ *host) (net.Listener, error) { return ln, nil }
 func (*pollers) promote(net.Conn, string, *frameReader) *Channel       { return nil }

@@ -16,6 +16,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/hermod-im/hermod/test/component"
 )
 
 const (
@@ -61,7 +63,7 @@ func (n *Node) start() error {
 	n.cmd = exec.Command(n.binary, n.args...)
 	n.cmd.Env = append(append(os.Environ(), raceExit), n.Env...)
 	n.cmd.Stderr, n.cmd.Stdout = log, n.stdout
-	n.cmd.SysProcAttr = childAttr()
+	n.cmd.SysProcAttr = component.ChildAttr("")
 	if err := n.cmd.Start(); err != nil {
 		return fmt.Errorf("start %s: %w", n.Name, err)
 	}
@@ -188,12 +190,6 @@ func (n *Node) Tail() string {
 func (n *Node) Grep(text string) bool {
 	data, _ := os.ReadFile(n.LogPath)
 	return bytes.Contains(data, []byte(text))
-}
-
-// childAttr lets a child die with this process, outside its process group, so that Ctrl-C reaches
-// this process only.
-func childAttr() *syscall.SysProcAttr {
-	return &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 }
 
 // Build builds the hermod binary, once per process, and returns its path. HERMOD_TEST_BINARY names

@@ -4,6 +4,7 @@ package component
 
 import "syscall"
 
-func childAttr(chroot string) *syscall.SysProcAttr {
+// ChildAttr makes a child in a process group of its own, whose root is chroot if that is not empty.
+func ChildAttr(chroot string) *syscall.SysProcAttr {
 	return &syscall.SysProcAttr{Chroot: chroot, Setpgid: true}
 }

@@ -66,7 +66,7 @@ func mysql9Template(ctx context.Context, root string) error {
 		inside := filepath.Join(mysql9Data, filepath.Base(dir))
 		cmd := exec.CommandContext(ctx, "/usr/sbin/mysqld", "--no-defaults", "--user=root", "--initialize-insecure",
 			"--secure-file-priv=", "--innodb-redo-log-capacity=16M", "--datadir="+inside)
-		cmd.SysProcAttr = childAttr(root)
+		cmd.SysProcAttr = ChildAttr(root)
 		cmd.Dir = "/"
 		return runQuiet(cmd)
 	})

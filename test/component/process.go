@@ -170,7 +170,7 @@ func (p *Process) spawn() (*run, error) {
 	defer log.Close()
 	cmd := exec.Command(p.argv[0], p.argv[1:]...)
 	cmd.Stdout, cmd.Stderr = log, log
-	cmd.SysProcAttr = childAttr(p.chroot)
+	cmd.SysProcAttr = ChildAttr(p.chroot)
 	if p.chroot != "" {
 		cmd.Dir = "/"
 	}
