@@ -43,6 +43,9 @@ type ConnectOptions struct {
 	Progress func(connected int)
 }
 
+// defaultParallel is that of ConnectOptions.Parallel.
+const defaultParallel = 256
+
 func (o ConnectOptions) withDefaults() (ConnectOptions, error) {
 	if len(o.URLs) == 0 || o.Connections < 1 || o.Hold < 0 {
 		return o, errors.New("give a URL, at least 1 connection and a time to hold them")
@@ -51,7 +54,7 @@ func (o ConnectOptions) withDefaults() (ConnectOptions, error) {
 		o.App = "default"
 	}
 	if o.Parallel == 0 {
-		o.Parallel = 256
+		o.Parallel = defaultParallel
 	}
 	if o.Workers < 0 || o.Workers > o.Connections || (o.Workers > 1 && o.Spawn == nil) {
 		return o, errors.New("give each process at least 1 connection")

@@ -222,7 +222,7 @@ func (c *crowd) connect(i int, begun time.Time) error {
 		return err
 	}
 	if err := s.signIn(jwt, "bench"); err != nil {
-		s.close()
+		_ = s.Close()
 		return err
 	}
 	c.logins.record(i, time.Since(begun))

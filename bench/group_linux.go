@@ -206,7 +206,7 @@ func (r *groupRun) connect(i int) error {
 		return err
 	}
 	if err := s.signIn(jwt, "receiver"); err != nil {
-		s.close()
+		_ = s.Close()
 		return err
 	}
 	return r.swarm.add(i, s)

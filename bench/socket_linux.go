@@ -6,9 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"net"
 	"net/netip"
 	"net/url"
+	"os"
 	"slices"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -67,17 +70,27 @@ func (t target) sourceAddress(i, n int) (netip.Addr, bool) {
 	return netip.AddrFrom4(a), true
 }
 
-// socket is a connected, blocking socket while it logs in.
+// socket is a connection while it logs in. It is the runtime's until detach: a thread blocked in each read would be
+// woken by the server's writes, at the server's cost.
 type socket struct {
-	fd     int
+	net.Conn
 	target target
 }
 
-func (s *socket) close() { _ = unix.Close(s.fd) }
+// detach returns a descriptor of the connection, which does not block, and forgets the rest.
+func (s *socket) detach() (fd int, err error) {
+	defer s.Close() //nolint:errcheck // the connection lives on in fd
+	raw, err := s.Conn.(*net.TCPConn).SyscallConn()
+	if err != nil {
+		return 0, err
+	}
+	ctlErr := raw.Control(func(own uintptr) { fd, err = unix.FcntlInt(own, unix.F_DUPFD_CLOEXEC, 0) })
+	return fd, errors.Join(ctlErr, os.NewSyscallError("dup", err))
+}
 
 // maxConnections is how many connections this process may have by its limit of descriptors.
 func maxConnections() (int, error) {
-	const others = 64 // logs, epoll, what the runtime has
+	const others = 64 + defaultParallel // logs, epoll, what the runtime has, and a second one of a connection that logs in
 	var limit unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
 		return 0, fmt.Errorf("limit of descriptors: %w", err)
@@ -94,41 +107,28 @@ func enoughDescriptors(connections int) error {
 	return err
 }
 
-// socketWait bounds each read and write of a login.
+// socketWait bounds a login, and the connect before it.
 const socketWait = 10 * time.Second
 
 // dialSocket connects, from source if that is valid, and upgrades to WebSocket.
 func dialSocket(t target, source netip.Addr) (_ *socket, err error) {
-	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return nil, fmt.Errorf("socket: %w", err)
+	dialer := net.Dialer{Timeout: socketWait, KeepAlive: -1}
+	if source.IsValid() {
+		dialer.LocalAddr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(source, 0))
+		dialer.Control = portAtConnect
 	}
-	s := &socket{fd: fd, target: t}
+	conn, err := dialer.Dial("tcp4", t.address.String())
+	if err != nil {
+		return nil, err
+	}
+	s := &socket{Conn: conn, target: t}
 	defer func() {
 		if err != nil {
-			_ = unix.Close(fd)
+			_ = conn.Close()
 		}
 	}()
-	wait := unix.NsecToTimeval(socketWait.Nanoseconds())
-	err = errors.Join(
-		unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &wait),
-		unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &wait),
-		unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1),
-	)
-	if err != nil {
-		return nil, fmt.Errorf("socket options: %w", err)
-	}
-	if source.IsValid() {
-		// The port is chosen by connect, so that each address has all ports for each gateway.
-		if err := unix.SetsockoptInt(fd, unix.SOL_IP, unix.IP_BIND_ADDRESS_NO_PORT, 1); err != nil {
-			return nil, fmt.Errorf("socket options: %w", err)
-		}
-		if err := unix.Bind(fd, &unix.SockaddrInet4{Addr: source.As4()}); err != nil {
-			return nil, fmt.Errorf("bind to %s: %w", source, err)
-		}
-	}
-	if err := connectSocket(fd, t.address); err != nil {
-		return nil, fmt.Errorf("connect to %s: %w", t.address, err)
+	if err := conn.SetDeadline(time.Now().Add(socketWait)); err != nil {
+		return nil, err
 	}
 	if t.websocket {
 		if err := s.upgrade(); err != nil {
@@ -138,28 +138,12 @@ func dialSocket(t target, source netip.Addr) (_ *socket, err error) {
 	return s, nil
 }
 
-// connectSocket is connect(2), which goes on by itself when a signal interrupts it.
-func connectSocket(fd int, address netip.AddrPort) error {
-	err := unix.Connect(fd, &unix.SockaddrInet4{Addr: address.Addr().As4(), Port: int(address.Port())})
-	if !errors.Is(err, unix.EINTR) {
-		return err
-	}
-	for {
-		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLOUT}}, int(socketWait.Milliseconds()))
-		switch {
-		case errors.Is(err, unix.EINTR):
-			continue
-		case err != nil:
-			return err
-		case n == 0:
-			return unix.ETIMEDOUT
-		}
-		code, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ERROR)
-		if err != nil || code == 0 {
-			return err
-		}
-		return unix.Errno(code)
-	}
+// portAtConnect has connect choose the port, and not bind, so that each address has all ports for each gateway.
+func portAtConnect(_, _ string, c syscall.RawConn) (err error) {
+	ctlErr := c.Control(func(fd uintptr) {
+		err = os.NewSyscallError("setsockopt", unix.SetsockoptInt(int(fd), unix.SOL_IP, unix.IP_BIND_ADDRESS_NO_PORT, 1))
+	})
+	return errors.Join(ctlErr, err)
 }
 
 // upgrade does the opening handshake of RFC 6455, section 4, without checking more than that it worked.
@@ -167,12 +151,12 @@ func (s *socket) upgrade() error {
 	const key = "aGVybW9kIGJlbmNoIGtleQ==" // any 16 bytes: the server's are not in doubt
 	request := "GET / HTTP/1.1\r\nHost: " + s.target.address.String() + "\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n" +
 		"Sec-WebSocket-Key: " + key + "\r\nSec-WebSocket-Version: 13\r\n\r\n"
-	if err := writeAll(s.fd, []byte(request)); err != nil {
+	if _, err := s.Write([]byte(request)); err != nil {
 		return err
 	}
 	var buf [1024]byte
 	for n := 0; n < len(buf); {
-		m, err := readSome(s.fd, buf[n:])
+		m, err := s.Read(buf[n:])
 		if err != nil {
 			return err
 		}
@@ -194,7 +178,7 @@ func (s *socket) signIn(token, device string) error {
 		return err
 	}
 	p := wire.LogicPkt{Header: wire.Header{Command: wire.CmdSignIn, Sequence: 1}, Body: body}
-	if err := writeAll(s.fd, appendFrame(nil, s.target.websocket, im.OpBinary, p.Append(nil))); err != nil {
+	if _, err := s.Write(appendFrame(nil, s.target.websocket, im.OpBinary, p.Append(nil))); err != nil {
 		return fmt.Errorf("sign in: %w", err)
 	}
 	buf := make([]byte, 0, 512)
@@ -203,7 +187,7 @@ func (s *socket) signIn(token, device string) error {
 		switch {
 		case n == 0:
 			buf = slices.Grow(buf, 512)
-			m, err := readSome(s.fd, buf[len(buf):cap(buf)])
+			m, err := s.Read(buf[len(buf):cap(buf)])
 			if err != nil {
 				return fmt.Errorf("sign in: %w", err)
 			}
@@ -220,36 +204,6 @@ func (s *socket) signIn(token, device string) error {
 			return fmt.Errorf("sign in: answered with %s: is --secret the servers'?", answer.Status)
 		}
 		return nil
-	}
-}
-
-func writeAll(fd int, data []byte) error {
-	for len(data) > 0 {
-		n, err := unix.Write(fd, data)
-		switch {
-		case errors.Is(err, unix.EINTR):
-		case err != nil:
-			return err
-		default:
-			data = data[n:]
-		}
-	}
-	return nil
-}
-
-// readSome is a read that has ended when it returns nothing.
-func readSome(fd int, buf []byte) (int, error) {
-	for {
-		n, err := unix.Read(fd, buf)
-		switch {
-		case errors.Is(err, unix.EINTR):
-		case err != nil:
-			return 0, err
-		case n == 0:
-			return 0, errors.New("the server closed the connection")
-		default:
-			return n, nil
-		}
 	}
 }
 

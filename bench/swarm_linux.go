@@ -53,14 +53,15 @@ func newSwarm(n int, websocket bool, heartbeat time.Duration, frame func(int, []
 
 // add takes a logged-in socket over as connection i. Safe for concurrent use, for different i.
 func (s *swarm) add(i int, c *socket) error {
-	if err := unix.SetNonblock(c.fd, true); err != nil {
-		return err
+	fd, err := c.detach()
+	if err != nil {
+		return fmt.Errorf("take a connection over: %w", err)
 	}
-	s.members[i].fd = int32(c.fd)
+	s.members[i].fd = int32(fd)
 	s.members[i].ready.Store(true)
 	s.joined.Add(1)
 	s.alive.Add(1)
-	return unix.EpollCtl(s.epoll, unix.EPOLL_CTL_ADD, c.fd, &unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLRDHUP, Fd: int32(i)})
+	return unix.EpollCtl(s.epoll, unix.EPOLL_CTL_ADD, fd, &unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLRDHUP, Fd: int32(i)})
 }
 
 // defaultRound is short enough for pings to come one by one, as those of clients do.
