@@ -29,7 +29,7 @@ func Connect(ctx context.Context, o ConnectOptions) (_ *ConnectResult, err error
 		return nil, err
 	}
 	if o.Workers == 0 {
-		if o.Workers, err = workersFor(o.Connections, o.Spawn != nil); err != nil {
+		if o.Workers, err = o.workers(); err != nil {
 			return nil, err
 		}
 	}
@@ -49,13 +49,13 @@ func Connect(ctx context.Context, o ConnectOptions) (_ *ConnectResult, err error
 	return r.measure(ctx)
 }
 
-// workersFor is how many processes are needed.
-func workersFor(connections int, canSpawn bool) (int, error) {
-	if !canSpawn {
-		return 1, enoughDescriptors(connections)
+// workers is how many processes are needed.
+func (o ConnectOptions) workers() (int, error) {
+	if o.Spawn == nil {
+		return 1, enoughDescriptors(o.Connections, o.Parallel)
 	}
-	most, err := maxConnections()
-	return (connections + most - 1) / max(1, most), err
+	most, err := maxConnections(o.Parallel)
+	return (o.Connections + most - 1) / max(1, most), err
 }
 
 // shares divides the load among the workers.

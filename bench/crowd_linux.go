@@ -79,7 +79,7 @@ func ConnectWorker(ctx context.Context, in io.Reader, out io.Writer) (err error)
 	if c.targets, err = parseTargets(c.URLs); err != nil {
 		return err
 	}
-	if err := enoughDescriptors(c.Connections); err != nil {
+	if err := enoughDescriptors(c.Connections, c.Parallel); err != nil {
 		return err
 	}
 	if c.swarm, err = newSwarm(c.Connections, c.targets[0].websocket, c.Heartbeat, func(int, []byte) {}); err != nil {

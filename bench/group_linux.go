@@ -79,7 +79,7 @@ func Group(ctx context.Context, o GroupOptions) (*GroupResult, error) {
 	if r.targets, err = parseTargets(o.URLs); err != nil {
 		return nil, err
 	}
-	if err := enoughDescriptors(o.Online + o.Senders); err != nil {
+	if err := enoughDescriptors(o.Online+o.Senders, groupLogins); err != nil {
 		return nil, err
 	}
 	if r.swarm, err = newSwarm(o.Online, r.targets[0].websocket, im.DefaultHeartbeat, r.received); err != nil {
@@ -138,7 +138,7 @@ func (r *groupRun) prepare(ctx context.Context) error {
 			return err
 		}
 	}
-	each(ctx, r.o.Online, 32, 0, func(i int, _ time.Time) bool {
+	each(ctx, r.o.Online, groupLogins, 0, func(i int, _ time.Time) bool {
 		r.check(r.connect(i))
 		if (i+1)%progressStep == 0 {
 			r.o.Progress(i + 1)
@@ -192,6 +192,9 @@ func (r *groupRun) createGroup() error {
 		return err
 	}
 }
+
+// groupLogins is how many members log in at a time.
+const groupLogins = 32
 
 // connect logs the i-th member on line in, as a receiver.
 func (r *groupRun) connect(i int) error {

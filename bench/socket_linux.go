@@ -88,19 +88,20 @@ func (s *socket) detach() (fd int, err error) {
 	return fd, errors.Join(ctlErr, os.NewSyscallError("dup", err))
 }
 
-// maxConnections is how many connections this process may have by its limit of descriptors.
-func maxConnections() (int, error) {
-	const others = 64 + defaultParallel // logs, epoll, what the runtime has, and a second one of a connection that logs in
+// maxConnections is how many connections this process may have by its limit of descriptors, if so many log in at a
+// time, of which each has a second one for a moment.
+func maxConnections(parallel int) (int, error) {
+	const others = 64 // logs, epoll, what the runtime has
 	var limit unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
 		return 0, fmt.Errorf("limit of descriptors: %w", err)
 	}
-	return int(min(limit.Cur, math.MaxInt32)) - others, nil
+	return int(min(limit.Cur, math.MaxInt32)) - others - parallel, nil
 }
 
 // enoughDescriptors reports whether this process may open so many, and says how to get more.
-func enoughDescriptors(connections int) error {
-	most, err := maxConnections()
+func enoughDescriptors(connections, parallel int) error {
+	most, err := maxConnections(parallel)
 	if err == nil && connections > most {
 		err = fmt.Errorf("%d connections need as many descriptors, and this process has %d for them: raise 'ulimit -n'", connections, most)
 	}

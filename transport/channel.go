@@ -23,10 +23,10 @@ const flushTurns = 4
 type socket interface {
 	// wake makes a flusher call Channel.flush soon. Locked.
 	wake(*Channel)
-	// write writes some of p. errAgain: nothing now; the driver calls Channel.ready when it can.
+	// write writes some of p. errAgain: nothing now.
 	write(c *Channel, p []byte) (int, error)
-	// stalled: the last write got errAgain. The driver calls Channel.expired if that lasts for the
-	// write wait. Locked.
+	// stalled: the last write got errAgain. The driver calls Channel.ready when it can write, and
+	// Channel.expired if that lasts for the write wait. Locked.
 	stalled(*Channel)
 	// closeWrite tells the peer that nothing more comes.
 	closeWrite(*Channel)
@@ -62,7 +62,7 @@ const (
 // no buffer, no goroutine and no timer; its fields are in the order that leaves no gaps, for there may
 // be a million.
 type Channel struct {
-	// Static after construction.
+	// Static once the channel is open, but for a client's sock, see Client.adopt.
 	id   string
 	host *host
 	sock socket

@@ -634,7 +634,7 @@ func TestMessagesDuringAccept(t *testing.T) {
 // The wait for silence is a channel's: a handshake has the login's.
 func TestSlowHandshake(t *testing.T) {
 	forAll(t, func(t *testing.T, v variant) {
-		const readWait = 40 * time.Millisecond
+		const readWait = 200 * time.Millisecond
 		a := &app{accept: func(c im.Conn, _ time.Duration) (string, error) {
 			f, err := c.ReadFrame()
 			if err != nil {
@@ -649,12 +649,11 @@ func TestSlowHandshake(t *testing.T) {
 		n := start(t, v, transport.Options{ReadWait: readWait}, a)
 		p := n.dial(t)
 		p.send(im.OpBinary, []byte("a"))
-		require.NoError(t, p.SetReadDeadline(time.Now().Add(4*readWait)))
+		require.NoError(t, p.SetReadDeadline(time.Now().Add(2*readWait)))
 		_, _, err := p.recv()
 		require.ErrorIs(t, err, os.ErrDeadlineExceeded, "closed")
 		require.NoError(t, p.SetReadDeadline(time.Now().Add(patience)))
-		p.send(im.OpBinary, []byte("now"))
-		p.send(im.OpBinary, []byte("hello"))
+		p.write(append(p.frame(im.OpBinary, true, []byte("now")), p.frame(im.OpBinary, true, []byte("hello"))...))
 		p.expect("hello")
 	})
 }

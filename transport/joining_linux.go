@@ -15,15 +15,15 @@ import (
 // listener accepts connections that a poller watches from the beginning: the runtime's own poller never
 // hears of them, and they are no channels yet, see joining.
 type listener struct {
-	net.Listener // has the address
-	file         *os.File
-	raw          syscall.RawConn
-	pollers      *pollers
-	host         *host
+	addr    net.Addr
+	file    *os.File
+	raw     syscall.RawConn
+	pollers *pollers
+	host    *host
 }
 
-// listen makes a listener of one whose connections become channels of h; without pollers, or with TLS,
-// which reads as it likes, the listener is fine as it is.
+// listen makes a listener of one whose connections become channels of h; ln is closed. Without pollers ln is fine
+// as it is.
 func (ps *pollers) listen(ln net.Listener, h *host) (net.Listener, error) {
 	tcp, ok := ln.(*net.TCPListener)
 	if !ok || len(ps.all) == 0 {
@@ -48,7 +48,8 @@ func (ps *pollers) listen(ln net.Listener, h *host) (net.Listener, error) {
 		_ = file.Close()
 		return nil, err
 	}
-	return &listener{Listener: ln, file: file, raw: raw, pollers: ps, host: h}, nil
+	_ = ln.Close() // file is another descriptor of it
+	return &listener{addr: ln.Addr(), file: file, raw: raw, pollers: ps, host: h}, nil
 }
 
 // Accept waits for a connection, which is a *joining.
@@ -74,11 +75,11 @@ func (l *listener) Accept() (net.Conn, error) {
 	return l.pollers.join(fd, remoteFrom(from), l.host)
 }
 
-// Close closes both descriptors.
-func (l *listener) Close() error {
-	_ = l.file.Close()
-	return l.Listener.Close()
-}
+// Close has Accept return net.ErrClosed.
+func (l *listener) Close() error { return l.file.Close() }
+
+// Addr implements net.Listener.
+func (l *listener) Addr() net.Addr { return l.addr }
 
 func remoteFrom(addr unix.Sockaddr) (r remote) {
 	switch a := addr.(type) {
@@ -91,7 +92,8 @@ func remoteFrom(addr unix.Sockaddr) (r remote) {
 }
 
 // joining is a connection during its handshake: a net.Conn for the goroutine that does it, and the socket of the
-// channel that it will be. The channel is nobody else's, and has a reader already, until promote.
+// channel that it will be, by which the poller knows it. The channel is nobody else's, and has a reader
+// already, until promote; from then on the net.Conn is as good as closed.
 type joining struct {
 	*poller
 	c *Channel
@@ -136,6 +138,8 @@ func (ps *pollers) promote(conn net.Conn, id string, r *frameReader) *Channel {
 	}
 	c.id, c.reader, c.sock = id, r, j.poller
 	c.missed = j.readable || j.hungUp
+	j.touch(c.place)
+	j.change()
 	return c
 }
 
@@ -163,10 +167,13 @@ func (j *joining) change() {
 	}
 }
 
+// gone: the connection is closed, or a channel, which has the descriptor now. Locked.
+func (j *joining) gone() bool { return j.closed || j.c.sock != socket(j) }
+
 // usable says whether reads, or writes, may go on. Locked.
 func (j *joining) usable(deadline time.Time) error {
 	switch {
-	case j.closed:
+	case j.gone():
 		return net.ErrClosed
 	case !deadline.IsZero() && !time.Now().Before(deadline):
 		return os.ErrDeadlineExceeded
@@ -261,11 +268,11 @@ func (j *joining) untilWritable() error {
 	return nil
 }
 
-// Close implements net.Conn. It does nothing to a connection that is a channel by now.
+// Close implements net.Conn.
 func (j *joining) Close() error {
 	j.c.mu.Lock()
 	defer j.c.mu.Unlock()
-	if j.closed || j.c.sock != socket(j) {
+	if j.gone() {
 		return net.ErrClosed
 	}
 	j.closed = true
@@ -278,17 +285,17 @@ func (j *joining) Close() error {
 func (j *joining) CloseWrite() error {
 	j.c.mu.Lock()
 	defer j.c.mu.Unlock()
-	if j.closed {
+	if j.gone() {
 		return net.ErrClosed
 	}
 	return os.NewSyscallError("shutdown", unix.Shutdown(int(j.c.place.fd), unix.SHUT_WR))
 }
 
-// LocalAddr implements net.Conn; nil if the connection is closed.
+// LocalAddr implements net.Conn; nil if the connection is closed or a channel.
 func (j *joining) LocalAddr() net.Addr {
 	j.c.mu.Lock()
 	defer j.c.mu.Unlock()
-	if j.closed {
+	if j.gone() {
 		return nil
 	}
 	addr, err := unix.Getsockname(int(j.c.place.fd))
@@ -313,7 +320,7 @@ func (j *joining) SetWriteDeadline(t time.Time) error { return j.deadlines(t, fa
 func (j *joining) deadlines(t time.Time, read, write bool) error {
 	j.c.mu.Lock()
 	defer j.c.mu.Unlock()
-	if j.closed {
+	if j.gone() {
 		return net.ErrClosed
 	}
 	if read {

@@ -3,6 +3,7 @@ package transport
 import (
 	"net"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/net/nettest"
@@ -64,18 +65,47 @@ func TestPromoteClosed(t *testing.T) {
 	require.ErrorIs(t, server.Close(), net.ErrClosed)
 }
 
-// A channel is not closed by who still has the connection that it was.
-func TestPromotedIsNotClosed(t *testing.T) {
+// Who still has the connection that a channel was has nothing: the descriptor may be another client's by now.
+func TestPromotedIsGone(t *testing.T) {
 	server, client, stop := joiningPipe(t)
 	defer stop()
 	ps := &pollers{all: []*poller{server.poller}}
+	stuck := make(chan error)
+	go func() {
+		_, err := server.Read(make([]byte, 1))
+		stuck <- err
+	}()
 	c := ps.promote(server, "a", nil)
 	require.NotNil(t, c)
+	require.ErrorIs(t, <-stuck, net.ErrClosed)
+
+	_, err := server.Write([]byte("stale"))
+	require.ErrorIs(t, err, net.ErrClosed)
+	require.ErrorIs(t, server.CloseWrite(), net.ErrClosed)
+	require.ErrorIs(t, server.SetDeadline(time.Time{}), net.ErrClosed)
 	require.ErrorIs(t, server.Close(), net.ErrClosed)
-	_, err := server.poller.write(c, []byte("x"))
+	require.Nil(t, server.LocalAddr())
+
+	_, err = server.poller.write(c, []byte("x"))
 	require.NoError(t, err)
-	n, err := client.Read(make([]byte, 1))
+	got := make([]byte, 8)
+	n, err := client.Read(got)
 	require.NoError(t, err)
-	require.Equal(t, 1, n)
+	require.Equal(t, "x", string(got[:n]))
 	server.poller.release(c)
+}
+
+// The silence of a channel begins with the channel.
+func TestPromoteIsHeard(t *testing.T) {
+	server, _, stop := joiningPipe(t)
+	defer stop()
+	p := server.poller
+	p.mu.Lock()
+	p.slots[server.c.place.slot].last -= 1000
+	p.mu.Unlock()
+	require.False(t, p.stillSilent(server.c, 2000))
+	require.True(t, p.stillSilent(server.c, 1000))
+	c := (&pollers{all: []*poller{p}}).promote(server, "a", nil)
+	require.False(t, p.stillSilent(c, 1000))
+	p.release(c)
 }

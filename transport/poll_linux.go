@@ -22,7 +22,8 @@ const (
 	// readTurns is how often a channel may fill the read buffer before the others have their turn.
 	readTurns = 4
 
-	// readEvents are those that each socket is watched for, allEvents those of one that once took nothing.
+	// readEvents are those that each socket is watched for at first, allEvents once it has taken nothing, or something
+	// was missed while it was not read.
 	readEvents = unix.EPOLLIN | unix.EPOLLRDHUP | unix.EPOLLET
 	allEvents  = readEvents | unix.EPOLLOUT
 	readable   = unix.EPOLLIN | unix.EPOLLRDHUP | unix.EPOLLHUP | unix.EPOLLERR
@@ -227,6 +228,13 @@ func (p *poller) add(c *Channel, fd int) error {
 		return err
 	}
 	return nil
+}
+
+// touch notes that the channel lives.
+func (p *poller) touch(at place) {
+	p.mu.Lock()
+	p.slots[at.slot].last = p.now()
+	p.mu.Unlock()
 }
 
 // vacate frees a slot. p.mu is held.

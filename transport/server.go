@@ -101,6 +101,7 @@ func (s *Server) Listen() error {
 	}
 	// Silence is what ReadWait is for; TCP's own probes would wake up every idle phone.
 	config := net.ListenConfig{KeepAlive: -1}
+	config.SetMultipathTCP(false) // its sockets lack options before Linux 5.17
 	listeners := make([]net.Listener, 0, len(s.endpoints))
 	for _, ep := range s.endpoints {
 		ln, err := config.Listen(context.Background(), "tcp", ep.Address)
@@ -313,8 +314,8 @@ func (s *Server) acceptLoop(ln net.Listener, ep *endpoint) error {
 		case errors.Is(err, net.ErrClosed):
 			return fmt.Errorf("accept: %w", err)
 		default:
-			// Out of descriptors, or a connection that broke before we took it: neither is a
-			// reason to stop, and the first passes only if we wait.
+			// Out of descriptors or of what the pollers need, or a connection that broke before we took
+			// it: none is a reason to stop, and the first two pass only if we wait.
 			pause = min(max(2*pause, 5*time.Millisecond), time.Second)
 			s.host.logf("transport: accept: %v; again in %v", err, pause)
 			if !s.sleep(pause) {

@@ -40,7 +40,7 @@ func (p *poller) sweepSilent() {
 	for from, more := 0, true; more; from += sweepSlots {
 		silent, more = p.silent(silent[:0], from, uint32(wait))
 		for _, c := range silent {
-			if c.joins() { // its handshake has deadlines of its own
+			if c.joins() || !p.stillSilent(c, uint32(wait)) { // a handshake has deadlines of its own
 				continue
 			}
 			if p.host.silent { // who waits for Deliver is not to wait for the peer as well
@@ -64,6 +64,14 @@ func (p *poller) silent(list []*Channel, from int, wait uint32) (_ []*Channel, m
 		}
 	}
 	return list, to < len(p.slots)
+}
+
+// stillSilent: nothing was heard of the channel since silent listed it.
+func (p *poller) stillSilent(c *Channel, wait uint32) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	sl := &p.slots[c.place.slot]
+	return sl.c == c && p.now()-sl.last >= wait
 }
 
 func (p *poller) sweepClocks() {
