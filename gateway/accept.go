@@ -201,9 +201,8 @@ func (g *Gateway) Connect(ch im.Channel) error {
 	return nil
 }
 
-// forwardLogin asks logic nodes, another one whenever a link breaks, until the login's deadline, and has the session
-// stored again if the lease was lost meanwhile. A gateway that may still lack a logic node waits (I7): that
-// node's pushes would be lost.
+// forwardLogin asks logic nodes, another one whenever a link breaks, and again if the lease was lost meanwhile, until the
+// login's deadline. A gateway that may still lack a logic node waits (I7): that node's pushes would be lost.
 func (g *Gateway) forwardLogin(s *session, login *signIn) ([]byte, error) {
 	body, err := proto.Marshal(login.req)
 	if err != nil {
@@ -236,41 +235,17 @@ func (g *Gateway) forwardLogin(s *session, login *signIn) ([]byte, error) {
 				if !g.leases.missedLease(leased, losses) {
 					return pkt, nil
 				}
-				return pkt, g.storeAgain(s, late.C)
 			case <-late.C:
 				return nil, errLoginLate
 			}
 		}
-		if err := g.beforeRetry(late.C); err != nil {
-			return nil, err
+		select {
+		case <-time.After(loginRetry):
+		case <-g.draining:
+			return nil, errStopping
+		case <-late.C:
+			return nil, errLoginLate
 		}
-	}
-}
-
-// storeAgain stores a session that the store may have forgotten, with the time of its login: another login would take
-// over from one of its device that is newer. Who has given way by then hears so behind the LoginResp.
-func (g *Gateway) storeAgain(s *session, late <-chan time.Time) error {
-	for {
-		if err := g.beforeRetry(late); err != nil {
-			return err
-		}
-		losses := g.leases.losses.Load()
-		leased, err := g.leases.storeAgain(s)
-		if err == nil && !g.leases.missedLease(leased, losses) {
-			return nil
-		}
-	}
-}
-
-// beforeRetry pauses between two attempts at a login.
-func (g *Gateway) beforeRetry(late <-chan time.Time) error {
-	select {
-	case <-time.After(loginRetry):
-		return nil
-	case <-g.draining:
-		return errStopping
-	case <-late:
-		return errLoginLate
 	}
 }
 

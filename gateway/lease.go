@@ -294,8 +294,13 @@ func (l *leases) restoreSome(ctx context.Context) error {
 	batch := l.restoring[:min(sessionBatch, len(l.restoring))]
 	req := &pb.SessionRestoreReq{Gateway: l.gateway.cfg.Instance.ID, Sessions: l.stillLive(batch)}
 	if len(req.Sessions) > 0 {
-		if _, err := l.storeSessions(ctx, req); err != nil {
+		var resp pb.SessionRestoreResp
+		if err := l.call(ctx, wire.CmdSessionRestore, req, &resp); err != nil {
 			return err
+		}
+		l.stored(resp.Stamp)
+		for _, id := range resp.Displaced {
+			l.displace(id)
 		}
 	}
 	if l.restoring = l.restoring[len(batch):]; len(l.restoring) == 0 {
@@ -305,24 +310,6 @@ func (l *leases) restoreSome(ctx context.Context) error {
 		l.mu.Unlock()
 	}
 	return nil
-}
-
-// storeAgain stores one session again, beside run; leased says that the lease ran then.
-func (l *leases) storeAgain(s *session) (leased bool, err error) {
-	return l.storeSessions(context.Background(), &pb.SessionRestoreReq{Gateway: l.gateway.cfg.Instance.ID, Sessions: []*pb.Session{s.proto()}})
-}
-
-// storeSessions stores sessions again and closes those that have been displaced meanwhile.
-func (l *leases) storeSessions(ctx context.Context, req *pb.SessionRestoreReq) (leased bool, err error) {
-	var resp pb.SessionRestoreResp
-	if err := l.call(ctx, wire.CmdSessionRestore, req, &resp); err != nil {
-		return false, err
-	}
-	l.stored(resp.Stamp)
-	for _, id := range resp.Displaced {
-		l.displace(id)
-	}
-	return resp.Stamp != 0, nil
 }
 
 // stillLive are those of the sessions whose channel is open and whose login has been granted: one

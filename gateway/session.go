@@ -181,8 +181,8 @@ func (s *session) isLeaving() bool {
 	return s.leaving != im.ReasonNone
 }
 
-// setLoginAt notes what the logic node has stored: of a login that is asked for again because a link broke, perhaps
-// while the session is stored again.
+// setLoginAt notes what the logic node has stored: of a login that is asked for again, perhaps while the session is stored
+// again.
 func (s *session) setLoginAt(n int64) {
 	s.mu.Lock()
 	s.loginAt = n
