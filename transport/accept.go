@@ -141,6 +141,9 @@ func (s *Server) open(id string, raw net.Conn, conn *Conn, h *host) {
 	if !s.settled(raw) {
 		// Shutdown may have listed the channels before this one was among them.
 		c.Close(im.ReasonGoingAway)
+	} else if c.left() {
+		// Given up, and perhaps tried again: a server that was frozen has both, and must not take this one for the newer.
+		c.Close(im.ReasonClosedByPeer)
 	} else if err := s.connect(c); err != nil {
 		c.Close(im.ReasonOf(err, im.ReasonInternal))
 	}

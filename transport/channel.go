@@ -449,6 +449,13 @@ func (c *Channel) finished() {
 	}
 }
 
+// left: the peer has said already that it sends nothing more.
+func (c *Channel) left() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.peerClosed
+}
+
 // beginRead makes the caller the reader, if there is none and something left to read.
 func (c *Channel) beginRead() bool {
 	c.mu.Lock()

@@ -137,7 +137,7 @@ func (ps *pollers) promote(conn net.Conn, id string, r *frameReader) *Channel {
 		return nil
 	}
 	c.id, c.reader, c.sock = id, r, j.poller
-	c.missed = j.readable || j.hungUp
+	c.missed, c.peerClosed = j.readable || j.hungUp, j.hungUp
 	j.touch(c.place)
 	j.change()
 	return c

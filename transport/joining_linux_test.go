@@ -1,6 +1,7 @@
 package transport
 
 import (
+	"io"
 	"net"
 	"testing"
 	"time"
@@ -108,4 +109,23 @@ func TestPromoteIsHeard(t *testing.T) {
 	c := (&pollers{all: []*poller{p}}).promote(server, "a", nil)
 	require.False(t, p.stillSilent(c, 1000))
 	p.release(c)
+}
+
+// Who gave up while a server was frozen, and has connected again, was logged in when it went on, perhaps after the newer
+// connection, which the older one then displaced.
+func TestWhoHasLeftIsNotConnected(t *testing.T) {
+	server, client, stop := joiningPipe(t)
+	defer stop()
+	ps := &pollers{all: []*poller{server.poller}}
+	_, err := client.Write([]byte("sign in"))
+	require.NoError(t, err)
+	require.NoError(t, client.Close())
+	got := make([]byte, 16)
+	for err == nil { // to the end
+		_, err = server.Read(got)
+	}
+	require.ErrorIs(t, err, io.EOF)
+	c := ps.promote(server, "a", nil)
+	require.True(t, c.left())
+	server.poller.release(c)
 }
