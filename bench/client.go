@@ -32,13 +32,15 @@ func runID() string {
 // user is a logged-in connection that does as little as it can, so that the load costs less than
 // the servers: no reconnect, no inbox.
 type user struct {
-	im.Client
+	*transport.Client
 	account string
 }
 
+// userOptions are those of a user that has nothing in common with others.
+var userOptions = transport.ClientOptions{Heartbeat: im.DefaultHeartbeat}
+
 // login connects to a ws:// or tcp:// URL and signs in.
-func login(url, app, account string, secret []byte) (*user, error) {
-	opts := transport.ClientOptions{Heartbeat: im.DefaultHeartbeat}
+func login(url, app, account string, secret []byte, opts transport.ClientOptions) (*user, error) {
 	u := &user{account: account}
 	if address, ok := strings.CutPrefix(url, "tcp://"); ok {
 		u.Client, url = tcp.NewClient(account, account, opts), address
@@ -80,6 +82,23 @@ func (u *user) signIn(t string) error {
 func (u *user) request(cmd wire.Command, dest string, seq uint32, body []byte) error {
 	p := wire.LogicPkt{Header: wire.Header{Command: cmd, Sequence: seq, Dest: dest}, Body: body}
 	return u.Send(p.Append(nil))
+}
+
+// deliver calls receive with each LogicPkt until the connection ends, and says why, or with the first error of receive,
+// which must not block. The packet is valid during the call.
+func (u *user) deliver(receive func(p *wire.LogicPkt) error) error {
+	err := u.Deliver(func(payload []byte) error {
+		var p wire.LogicPkt
+		switch err := p.Unmarshal(payload); {
+		case err == nil:
+			return receive(&p)
+		case errors.Is(err, wire.ErrMagic):
+			return nil
+		default:
+			return err
+		}
+	})
+	return fmt.Errorf("%s: %w", u.account, err)
 }
 
 // next returns the next LogicPkt, valid until the call after it.

@@ -154,7 +154,7 @@ func (r *groupRun) prepare(ctx context.Context) error {
 }
 
 func (r *groupRun) addSender(i int) error {
-	u, err := login(r.o.URLs[i%len(r.o.URLs)], r.o.App, r.account(i), r.o.Secret)
+	u, err := login(r.o.URLs[i%len(r.o.URLs)], r.o.App, r.account(i), r.o.Secret, userOptions)
 	if err != nil {
 		return err
 	}

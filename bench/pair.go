@@ -6,7 +6,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -18,17 +17,20 @@ import (
 // pair is a sender, a receiver, and what is known of each message of the sender's: those to the pair's
 // own receiver, and with more conversations than pairs, those to the next pairs' by turns.
 type pair struct {
-	run      *talkRun
-	index    int
-	from, to *user
-	loop     *loop
-	underWay atomic.Int64
+	// Static after construction.
+	run       *talkRun
+	index     int
+	from, to  *user
+	receivers []string
+	padding   string
 
 	mu        sync.Mutex
-	sent      []sending // message n is at n-1; guarded by mu
-	highest   []int     // delivered, by receiver; guarded by mu
-	doubled   int64     // guarded by mu
-	reordered int64     // guarded by mu
+	stopped   bool      // nothing more is sent
+	sent      []sending // message n is at n-1
+	underWay  int       // of those
+	highest   []int     // delivered, by receiver
+	doubled   int64
+	reordered int64
 	refused   map[string]int64
 }
 
@@ -43,126 +45,159 @@ func (r *talkRun) senderOf(i int) string   { return fmt.Sprintf("bench-%s-a%d", 
 func (r *talkRun) receiverOf(i int) string { return fmt.Sprintf("bench-%s-b%d", r.id, i%r.o.Pairs) }
 
 func (r *talkRun) newPair(i int) (*pair, error) {
-	from, err := login(r.o.URLs[i%len(r.o.URLs)], r.o.App, r.senderOf(i), r.o.Secret)
+	opts := r.pool.Options()
+	from, err := login(r.o.URLs[i%len(r.o.URLs)], r.o.App, r.senderOf(i), r.o.Secret, opts)
 	if err != nil {
 		return nil, err
 	}
-	to, err := login(r.o.URLs[(i+1)%len(r.o.URLs)], r.o.App, r.receiverOf(i), r.o.Secret)
+	to, err := login(r.o.URLs[(i+1)%len(r.o.URLs)], r.o.App, r.receiverOf(i), r.o.Secret, opts)
 	if err != nil {
 		from.Close()
 		return nil, err
 	}
-	return &pair{
-		run: r, index: i, from: from, to: to, loop: newLoop(r.o.Rate, r.o.Window, i, r.o.Pairs),
-		highest: make([]int, r.o.Conversations/r.o.Pairs), refused: map[string]int64{},
-	}, nil
+	p := &pair{
+		run: r, index: i, from: from, to: to, padding: strings.Repeat("x", r.o.Size-MinSize),
+		receivers: make([]string, r.o.Conversations/r.o.Pairs), refused: map[string]int64{},
+	}
+	p.highest = make([]int, len(p.receivers))
+	for k := range p.receivers {
+		p.receivers[k] = r.receiverOf(i + k)
+	}
+	return p, nil
 }
 
-func (p *pair) send(ctx context.Context) error {
-	padding := strings.Repeat("x", p.run.o.Size-MinSize)
-	receivers := make([]string, len(p.highest))
-	for i := range receivers {
-		receivers[i] = p.run.receiverOf(p.index + i)
-	}
-	for n := 1; ; n++ {
-		at, ok := p.loop.due(ctx)
+// begin fills the window, which every message that is done fills again.
+func (p *pair) begin() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.fill()
+}
+
+// pace sends at a rate until ctx ends.
+func (p *pair) pace(ctx context.Context, pace *pacer) error {
+	for {
+		at, ok := pace.next(ctx)
 		if !ok {
 			return nil
 		}
-		text := fmt.Sprintf("%0*x", MinSize, n) + padding
-		body, err := proto.Marshal(&pb.MessageReq{Type: 1, Body: text, ClientId: strconv.Itoa(n)})
+		p.mu.Lock()
+		err := p.send(at)
+		p.mu.Unlock()
 		if err != nil {
 			return err
 		}
-		p.mu.Lock()
-		p.sent = append(p.sent, sending{at: at})
-		p.mu.Unlock()
-		p.underWay.Add(1)
-		if err := p.from.request(wire.CmdUserTalk, receivers[(n-1)%len(receivers)], uint32(n), body); err != nil {
-			return fmt.Errorf("send: %w", err)
-		}
-		if n == len(receivers) {
-			p.run.warm <- struct{}{}
-		}
 	}
 }
 
-// done counts a message less under way.
-func (p *pair) done() {
-	p.underWay.Add(-1)
-	p.loop.done()
+// stop has nothing more sent.
+func (p *pair) stop() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.stopped = true
 }
 
-// readAnswers ends without error when the run closes the connection.
-func (p *pair) readAnswers() error {
-	for {
-		m, err := p.from.next()
-		if err != nil {
-			return fmt.Errorf("%s: %w", p.from.account, err)
-		}
-		if m.Command == wire.CmdUserTalk && m.Flag == wire.FlagResponse {
-			p.answered(int(m.Sequence), m.Status)
+// left is how many messages are under way.
+func (p *pair) left() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.underWay
+}
+
+// fill sends as many messages as the window has room for. Locked.
+func (p *pair) fill() error {
+	for p.underWay < p.run.o.Window {
+		if err := p.send(time.Now()); err != nil || p.stopped {
+			return err
 		}
 	}
+	return nil
 }
 
-func (p *pair) answered(n int, status wire.Status) {
+// send sends the next message, which was due at that time. Locked.
+func (p *pair) send(at time.Time) error {
+	if p.stopped {
+		return nil
+	}
+	n := len(p.sent) + 1
+	text := fmt.Sprintf("%0*x", MinSize, n) + p.padding
+	body, err := proto.Marshal(&pb.MessageReq{Type: 1, Body: text, ClientId: strconv.Itoa(n)})
+	if err != nil {
+		return err
+	}
+	p.sent = append(p.sent, sending{at: at})
+	p.underWay++
+	if err := p.from.request(wire.CmdUserTalk, p.receivers[(n-1)%len(p.receivers)], uint32(n), body); err != nil {
+		return fmt.Errorf("send: %w", err)
+	}
+	if n == len(p.receivers) {
+		p.run.warm <- struct{}{}
+	}
+	return nil
+}
+
+// done counts a message less under way. Locked.
+func (p *pair) done() error {
+	p.underWay--
+	return p.fill()
+}
+
+// answer takes what the pair's sender gets.
+func (p *pair) answer(m *wire.LogicPkt) error {
+	if m.Command != wire.CmdUserTalk || m.Flag != wire.FlagResponse {
+		return nil
+	}
+	n := int(m.Sequence)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if n < 1 || n > len(p.sent) || p.sent[n-1].acked || p.sent[n-1].refused {
-		return
+		return nil
 	}
 	s := &p.sent[n-1]
-	if status != wire.StatusSuccess {
+	if m.Status != wire.StatusSuccess {
 		s.refused = true
-		p.refused[status.String()]++
-		p.done()
-		return
+		p.refused[m.Status.String()]++
+		return p.done()
 	}
 	s.acked = true
 	if p.run.measuring.Load() {
 		p.run.ack.record(p.index, time.Since(s.at))
 	}
 	if s.delivered {
-		p.done()
+		return p.done()
 	}
+	return nil
 }
 
-// readPushes reads what the pair's receiver gets, of any sender.
-func (p *pair) readPushes() error {
-	for {
-		m, err := p.to.next()
-		if err != nil {
-			return fmt.Errorf("%s: %w", p.to.account, err)
-		}
-		if m.Command != wire.CmdUserTalk || m.Flag != wire.FlagPush {
-			continue
-		}
-		var push pb.MessagePush
-		if err := proto.Unmarshal(m.Body, &push); err != nil {
-			return err
-		}
-		n, err := strconv.ParseInt(push.Body[:min(MinSize, len(push.Body))], 16, 64)
-		if err != nil {
-			return fmt.Errorf("a body was changed on the way: %w", err)
-		}
-		if sender := p.run.senders[push.Sender]; sender != nil {
-			sender.arrived(int(n))
-		}
+// push takes what the pair's receiver gets, of any sender.
+func (p *pair) push(m *wire.LogicPkt) error {
+	if m.Command != wire.CmdUserTalk || m.Flag != wire.FlagPush {
+		return nil
 	}
+	var push pb.MessagePush
+	if err := proto.Unmarshal(m.Body, &push); err != nil {
+		return err
+	}
+	n, err := strconv.ParseInt(push.Body[:min(MinSize, len(push.Body))], 16, 64)
+	if err != nil {
+		return fmt.Errorf("a body was changed on the way: %w", err)
+	}
+	if sender := p.run.senders[push.Sender]; sender != nil {
+		return sender.arrived(int(n))
+	}
+	return nil
 }
 
-func (p *pair) arrived(n int) {
+func (p *pair) arrived(n int) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if n < 1 || n > len(p.sent) {
-		return
+		return nil
 	}
 	s, highest := &p.sent[n-1], &p.highest[(n-1)%len(p.highest)]
 	switch {
 	case s.delivered:
 		p.doubled++
-		return
+		return nil
 	case n < *highest:
 		p.reordered++
 	default:
@@ -174,8 +209,9 @@ func (p *pair) arrived(n int) {
 		p.run.deliver.record(p.index, time.Since(s.at))
 	}
 	if s.acked {
-		p.done()
+		return p.done()
 	}
+	return nil
 }
 
 // sum adds the pair's counts to the result.

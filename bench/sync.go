@@ -138,7 +138,7 @@ const storeWindow = 64
 
 // store sends the peer's share of every client's messages.
 func (r *syncRun) store(peer int, _ time.Time) error {
-	u, err := login(r.o.URLs[peer%len(r.o.URLs)], r.o.App, fmt.Sprintf("bench-%s-p%d", r.id, peer), r.o.Secret)
+	u, err := login(r.o.URLs[peer%len(r.o.URLs)], r.o.App, fmt.Sprintf("bench-%s-p%d", r.id, peer), r.o.Secret, userOptions)
 	if err != nil {
 		return err
 	}
@@ -200,7 +200,7 @@ func (u *user) stored() error {
 
 // sync is one client: it logs in and fetches all pages. Its latency counts from begun.
 func (r *syncRun) sync(i int, begun time.Time) error {
-	u, err := login(r.o.URLs[i%len(r.o.URLs)], r.o.App, r.client(i), r.o.Secret)
+	u, err := login(r.o.URLs[i%len(r.o.URLs)], r.o.App, r.client(i), r.o.Secret, userOptions)
 	if err != nil {
 		return err
 	}

@@ -5,10 +5,13 @@ package bench
 import (
 	"context"
 	"fmt"
+	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/hermod-im/hermod/transport"
 )
 
 // TalkOptions are the load of Talk: pairs of accounts, in each of which one sends to the other, in a
@@ -86,6 +89,7 @@ type talkRun struct {
 	o     TalkOptions
 	id    string
 	pairs []*pair
+	pool  *transport.Pool
 	// senders are the pairs by the account that sends. Static once all are connected.
 	senders   map[string]*pair
 	ack       *recorder
@@ -125,6 +129,10 @@ func Talk(ctx context.Context, o TalkOptions) (*TalkResult, error) {
 		return nil, err
 	}
 	r := &talkRun{o: o, id: runID(), ack: &recorder{}, deliver: &recorder{}, warm: make(chan struct{}, o.Pairs), failed: make(chan error, 1)}
+	if r.pool, err = transport.NewPool(pollersOfLoad(), userOptions); err != nil {
+		return nil, err
+	}
+	defer r.pool.Close()
 	defer r.close()
 	if err := r.connect(ctx); err != nil {
 		return nil, err
@@ -132,10 +140,18 @@ func Talk(ctx context.Context, o TalkOptions) (*TalkResult, error) {
 	return r.run(ctx)
 }
 
+// pollersOfLoad is how many of the cores the load reads and writes on: half of them are the servers'.
+func pollersOfLoad() int { return max(1, runtime.GOMAXPROCS(0)/2) }
+
+// close ends the connections, and waits until they are closed.
 func (r *talkRun) close() {
 	for _, p := range r.pairs {
 		p.from.Close()
 		p.to.Close()
+	}
+	for _, p := range r.pairs {
+		<-p.from.Done()
+		<-p.to.Done()
 	}
 }
 
@@ -188,13 +204,21 @@ func (r *talkRun) run(ctx context.Context) (*TalkResult, error) {
 	sending, stop := context.WithCancel(ctx)
 	defer stop()
 	var senders, readers sync.WaitGroup
-	for _, p := range r.pairs {
-		senders.Go(func() { r.check(p.send(sending)) })
-		readers.Go(func() { r.check(p.readAnswers()) })
-		readers.Go(func() { r.check(p.readPushes()) })
+	for i, p := range r.pairs {
+		readers.Go(func() { r.check(p.from.deliver(p.answer)) })
+		readers.Go(func() { r.check(p.to.deliver(p.push)) })
+		if r.o.Rate > 0 {
+			pace := newPacer(r.o.Rate/float64(len(r.pairs)), float64(i)/float64(len(r.pairs)))
+			senders.Go(func() { r.check(p.pace(sending, pace)) })
+		} else {
+			r.check(p.begin())
+		}
 	}
 	result, err := r.measure(sending)
 	stop()
+	for _, p := range r.pairs {
+		p.stop()
+	}
 	senders.Wait()
 	r.settle()
 	r.close()
@@ -294,7 +318,7 @@ func (r *talkRun) wait(ctx context.Context, d time.Duration) error {
 // settle waits until every message was delivered and answered, or settleWait.
 func (r *talkRun) settle() {
 	for deadline := time.Now().Add(settleWait); time.Now().Before(deadline); {
-		if !slices.ContainsFunc(r.pairs, func(p *pair) bool { return p.underWay.Load() > 0 }) {
+		if !slices.ContainsFunc(r.pairs, func(p *pair) bool { return p.left() > 0 }) {
 			return
 		}
 		time.Sleep(settlePoll)

@@ -42,6 +42,8 @@ type ClientOptions struct {
 	Metrics *Metrics
 	// Logf reports panics of who receives from Deliver, and failures of the poller. May be nil.
 	Logf func(format string, args ...any)
+
+	pool *Pool // nil: Deliver has a poller of its own
 }
 
 func (o ClientOptions) withDefaults() ClientOptions {
@@ -61,6 +63,21 @@ func (o ClientOptions) withDefaults() ClientOptions {
 		o.Logf = func(string, ...any) {}
 	}
 	return o
+}
+
+// host is what the channels of clients with these options share.
+func (o ClientOptions) host() *host {
+	return &host{
+		readWait:   o.ReadWait,
+		writeWait:  o.WriteWait,
+		maxPacket:  o.MaxPacket,
+		queueBytes: o.QueueBytes,
+		metrics:    o.Metrics,
+		logf:       o.Logf,
+		buffers:    new(buffers),
+		batch:      o.Batch,
+		silent:     true,
+	}
 }
 
 // Client implements im.Client: one connection, with the queue and the rules of a Channel.
@@ -127,27 +144,15 @@ func (c *Client) Connect(address string) error {
 		_ = conn.Close()
 		return err
 	}
-	pool := new(buffers)
-	ch := &Channel{
-		id: c.id,
-		host: &host{
-			codec:      c.codec,
-			readWait:   c.opts.ReadWait,
-			writeWait:  c.opts.WriteWait,
-			maxPacket:  c.opts.MaxPacket,
-			queueBytes: c.opts.QueueBytes,
-			metrics:    c.opts.Metrics,
-			logf:       c.opts.Logf,
-			buffers:    pool,
-			batch:      c.opts.Batch,
-			silent:     true,
-			ended:      c.ended,
-		},
-		remote: remoteOf(conn),
+	h := c.opts.host()
+	h.codec, h.ended = c.codec, c.ended
+	if c.opts.pool != nil {
+		h.buffers = c.opts.pool.host.buffers
 	}
+	ch := &Channel{id: c.id, host: h, remote: remoteOf(conn)}
 	stream := newStream(ch, conn)
 	ch.sock = stream
-	ch.reader = &frameReader{src: stream, codec: c.codec, limit: c.opts.MaxPacket, buffers: pool}
+	ch.reader = &frameReader{src: stream, codec: c.codec, limit: c.opts.MaxPacket, buffers: h.buffers}
 	c.opts.Metrics.Accepted.Add(1)
 	c.ch = ch
 	c.startHeartbeat()

@@ -5,7 +5,7 @@ import im "github.com/hermod-im/hermod"
 // Deliver reads in place of Read until the connection has ended, and returns what Read would have returned, or
 // the first error of receive, which closes the client. receive gets the binary frames, in order; a
 // payload is valid during the call. With epoll (see ClientOptions.Driver) it runs on a goroutine of the
-// client's poller, as a server's listener does: it must not block on anything.
+// client's poller, or of one of its Pool's, as a server's listener does: it must not block on anything.
 func (c *Client) Deliver(receive func(payload []byte) error) error {
 	ch := c.channel()
 	if ch == nil {
@@ -37,29 +37,32 @@ func (c *Client) readAll(receive func(payload []byte) error) error {
 	}
 }
 
-// poll gives the connection to a poller of its own. False: it goes on as before.
+// poll gives the connection to a poller of its pool, or its own. False: it goes on as before.
 func (c *Client) poll(ch *Channel, d *delivery) bool {
 	s, ok := ch.sock.(*stream)
 	if !ok || c.opts.Driver == DriverGoroutine || !ch.beginRead() {
 		return false
 	}
 	ch.host.receiver = d
-	if err := c.pollers.start(ch.host, 1); err != nil {
+	pollers := &c.pollers
+	if c.opts.pool != nil {
+		pollers = &c.opts.pool.pollers
+	} else if err := pollers.start(ch.host, 1); err != nil {
 		ch.host.logf("transport: %v; the connection keeps its goroutine", err)
 		ch.endRead()
 		return false
 	}
-	if !c.adopt(ch, s) {
+	if !adopt(pollers, ch, s) {
 		c.pollers.reset() // Deliver may be called again
 		ch.endRead()
 		return false
 	}
-	c.pollers.begin(ch)
+	pollers.begin(ch)
 	return true
 }
 
-// adopt replaces the stream by a poller, when its flusher has ended.
-func (c *Client) adopt(ch *Channel, s *stream) (polled bool) {
+// adopt replaces the stream by one of the pollers, when its flusher has ended.
+func adopt(pollers *pollers, ch *Channel, s *stream) (polled bool) {
 	ch.mu.Lock()
 	ch.blocked = true // no other flusher
 	ch.mu.Unlock()
@@ -69,7 +72,7 @@ func (c *Client) adopt(ch *Channel, s *stream) (polled bool) {
 	defer ch.unlock()
 	if ch.load() == stateOpen {
 		var err error
-		if polled, err = c.pollers.adopt(ch, s.conn); err != nil {
+		if polled, err = pollers.adopt(ch, s.conn); err != nil {
 			ch.host.logf("transport: poller: %v; the connection keeps its goroutine", err)
 		}
 	}

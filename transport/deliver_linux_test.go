@@ -29,7 +29,7 @@ func TestAdoptFails(t *testing.T) {
 	c.pollers.stop() // the kernel refuses its descriptor from now on
 
 	before := ch.sock
-	require.False(t, c.adopt(ch, before.(*stream)))
+	require.False(t, adopt(&c.pollers, ch, before.(*stream)))
 	require.Same(t, before, ch.sock)
 
 	ch.endRead()

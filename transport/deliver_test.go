@@ -15,12 +15,28 @@ import (
 	"github.com/hermod-im/hermod/transport/tcp"
 )
 
-// forAllDeliveries runs the test on every variant of server and driver of the client.
-func forAllDeliveries(t *testing.T, f func(t *testing.T, v variant, opts transport.ClientOptions)) {
+// forEachDelivery runs the test with each way in which a client delivers.
+func forEachDelivery(t *testing.T, opts transport.ClientOptions, f func(t *testing.T, opts transport.ClientOptions)) {
+	for name, driver := range map[string]transport.Driver{"auto": transport.DriverAuto, "goroutine": transport.DriverGoroutine} {
+		opts.Driver = driver
+		t.Run(name, func(t *testing.T) { f(t, opts) })
+		t.Run(name+"/pool", func(t *testing.T) { f(t, pool(t, opts).Options()) })
+	}
+}
+
+// pool runs a pool until the test's end.
+func pool(t *testing.T, opts transport.ClientOptions) *transport.Pool {
+	t.Helper()
+	p, err := transport.NewPool(2, opts)
+	require.NoError(t, err)
+	t.Cleanup(p.Close)
+	return p
+}
+
+// forAllDeliveries runs the test on every variant of server, with each of client.
+func forAllDeliveries(t *testing.T, opts transport.ClientOptions, f func(t *testing.T, v variant, opts transport.ClientOptions)) {
 	forAll(t, func(t *testing.T, v variant) {
-		for name, driver := range map[string]transport.Driver{"auto": transport.DriverAuto, "goroutine": transport.DriverGoroutine} {
-			t.Run(name, func(t *testing.T) { f(t, v, transport.ClientOptions{Driver: driver}) })
-		}
+		forEachDelivery(t, opts, func(t *testing.T, opts transport.ClientOptions) { f(t, v, opts) })
 	})
 }
 
@@ -37,7 +53,7 @@ func deliver(c *transport.Client) (<-chan string, <-chan error) {
 }
 
 func TestDeliver(t *testing.T) {
-	forAllDeliveries(t, func(t *testing.T, v variant, opts transport.ClientOptions) {
+	forAllDeliveries(t, transport.ClientOptions{}, func(t *testing.T, v variant, opts transport.ClientOptions) {
 		n := start(t, v, transport.Options{}, nil)
 		c := n.client(t, "a", opts)
 		for i := range 500 { // some are on their way while the connection changes hands
@@ -60,7 +76,7 @@ func TestDeliver(t *testing.T) {
 
 // What a Read has read ahead is delivered.
 func TestDeliverAfterRead(t *testing.T) {
-	forAllDeliveries(t, func(t *testing.T, v variant, opts transport.ClientOptions) {
+	forAllDeliveries(t, transport.ClientOptions{}, func(t *testing.T, v variant, opts transport.ClientOptions) {
 		n := start(t, v, transport.Options{}, &app{accept: func(c im.Conn, _ time.Duration) (string, error) {
 			for _, s := range []string{"one", "two", "three"} { // in one write
 				_ = c.WriteFrame(im.OpBinary, []byte(s))
@@ -95,10 +111,9 @@ func TestDeliverEnds(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			forAllDeliveries(t, func(t *testing.T, v variant, opts transport.ClientOptions) {
-				tt.opts.Driver = opts.Driver
+			forAllDeliveries(t, tt.opts, func(t *testing.T, v variant, opts transport.ClientOptions) {
 				n := start(t, v, transport.Options{}, nil)
-				c := n.client(t, "a", tt.opts)
+				c := n.client(t, "a", opts)
 				ch, ok := n.Channels().Get("a")
 				require.True(t, ok)
 				tt.act(ch)
@@ -117,27 +132,60 @@ func TestDeliverEnds(t *testing.T) {
 // A frozen peer is given up after the read wait, not when it has also been given the time to close: it may be that
 // it takes nothing any more.
 func TestDeliverFromFrozenPeer(t *testing.T) {
-	for name, driver := range map[string]transport.Driver{"auto": transport.DriverAuto, "goroutine": transport.DriverGoroutine} {
-		t.Run(name, func(t *testing.T) {
-			ln, err := net.Listen("tcp", "127.0.0.1:0")
-			require.NoError(t, err)
-			defer ln.Close() //nolint:errcheck // a test's
-			c := tcp.NewClient("a", "", transport.ClientOptions{
-				Driver: driver, ReadWait: time.Second, WriteWait: time.Hour, QueueBytes: 64 << 20,
-			})
-			require.NoError(t, c.Connect(ln.Addr().String()))
-			peer, err := ln.Accept()
-			require.NoError(t, err)
-			defer peer.Close() //nolint:errcheck // a test's
-			frames, ended := deliver(c)
-			_, err = peer.Write(tcp.Protocol().AppendFrame(nil, im.OpBinary, []byte("the last")))
-			require.NoError(t, err)
-			require.Equal(t, "the last", <-frames)
-			for part := make([]byte, 1<<20); c.QueuedBytes() < 16<<20 && c.Send(part) == nil; { // more than the sockets hold
+	opts := transport.ClientOptions{ReadWait: time.Second, WriteWait: time.Hour, QueueBytes: 64 << 20}
+	forEachDelivery(t, opts, func(t *testing.T, opts transport.ClientOptions) {
+		ln, err := net.Listen("tcp", "127.0.0.1:0")
+		require.NoError(t, err)
+		defer ln.Close() //nolint:errcheck // a test's
+		c := tcp.NewClient("a", "", opts)
+		require.NoError(t, c.Connect(ln.Addr().String()))
+		peer, err := ln.Accept()
+		require.NoError(t, err)
+		defer peer.Close() //nolint:errcheck // a test's
+		frames, ended := deliver(c)
+		_, err = peer.Write(tcp.Protocol().AppendFrame(nil, im.OpBinary, []byte("the last")))
+		require.NoError(t, err)
+		require.Equal(t, "the last", <-frames)
+		for part := make([]byte, 1<<20); c.QueuedBytes() < 16<<20 && c.Send(part) == nil; { // more than the sockets hold
+		}
+		require.Equal(t, im.ReasonTimeout, im.ReasonOf(<-ended, im.ReasonNone))
+	})
+}
+
+// Clients of a pool do not get each other's frames, and one that ends leaves the others alone.
+func TestPool(t *testing.T) {
+	forAll(t, func(t *testing.T, v variant) {
+		const clients, messages = 50, 100
+		n := start(t, v, transport.Options{}, nil)
+		p := pool(t, transport.ClientOptions{})
+		var all []*transport.Client
+		var frames []<-chan string
+		var ends []<-chan error
+		for i := range clients {
+			c := n.client(t, fmt.Sprintf("c%d", i), p.Options())
+			got, ended := deliver(c)
+			all, frames, ends = append(all, c), append(frames, got), append(ends, ended)
+		}
+		for m := range messages {
+			if m == messages/2 {
+				for i := 1; i < clients; i += 2 {
+					all[i].Close()
+				}
 			}
-			require.Equal(t, im.ReasonTimeout, im.ReasonOf(<-ended, im.ReasonNone))
-		})
-	}
+			for i := 0; i < clients; i += 2 {
+				require.NoError(t, all[i].Send(fmt.Append(nil, i, " ", m)))
+			}
+		}
+		for i := 0; i < clients; i += 2 {
+			for m := range messages {
+				require.Equal(t, fmt.Sprint(i, " ", m), <-frames[i])
+			}
+			all[i].Close()
+		}
+		for i := range clients {
+			require.ErrorIs(t, <-ends[i], io.EOF)
+		}
+	})
 }
 
 func TestDeliverNotConnected(t *testing.T) {
