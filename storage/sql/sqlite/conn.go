@@ -23,7 +23,8 @@ type Connector struct {
 	Path string
 	// Immediate: a transaction has the lock for writing from BEGIN on.
 	Immediate bool
-	// Pragmas are run on every new connection, for example "journal_mode(WAL)".
+	// Pragmas are run on every new connection, for example "journal_mode(WAL)". With a log, synchronous stays FULL,
+	// SQLite's default: with less a commit would be told to other connections before they can read it, see writeLog.
 	Pragmas []string
 }
 
@@ -87,8 +88,13 @@ func (c *conn) open(path string) error {
 		return err
 	}
 	defer libc.Xfree(c.tls, name)
+	keepScratch(c.tls)
+	vfs, err := vfsName(c.tls)
+	if err != nil {
+		return err
+	}
 	const flags = sqlite3.SQLITE_OPEN_READWRITE | sqlite3.SQLITE_OPEN_CREATE | sqlite3.SQLITE_OPEN_NOMUTEX | sqlite3.SQLITE_OPEN_EXRESCODE
-	code := sqlite3.Xsqlite3_open_v2(c.tls, name, c.out, flags, 0)
+	code := sqlite3.Xsqlite3_open_v2(c.tls, name, c.out, flags, vfs)
 	c.db = pointerAt(c.out)
 	return c.check(code)
 }
