@@ -88,7 +88,7 @@ func (c *conn) open(path string) error {
 		return err
 	}
 	defer libc.Xfree(c.tls, name)
-	keepScratch(c.tls)
+	keepPieces(c.tls)
 	vfs, err := vfsName(c.tls)
 	if err != nil {
 		return err
