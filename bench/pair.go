@@ -67,10 +67,10 @@ func (r *talkRun) newPair(i int) (*pair, error) {
 }
 
 // begin fills the window, which every message that is done fills again.
-func (p *pair) begin() error {
+func (p *pair) begin() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.fill()
+	p.fill()
 }
 
 // pace sends at a rate until ctx ends.
@@ -103,14 +103,14 @@ func (p *pair) left() int {
 	return p.underWay
 }
 
-// fill sends as many messages as the window has room for. Locked.
-func (p *pair) fill() error {
-	for p.underWay < p.run.o.Window {
-		if err := p.send(time.Now()); err != nil || p.stopped {
-			return err
+// fill sends as many messages as the window has room for. An error is the sender's, and not of the connection that is read. Locked.
+func (p *pair) fill() {
+	for p.underWay < p.run.o.Window && !p.stopped {
+		if err := p.send(time.Now()); err != nil {
+			p.run.check(err)
+			return
 		}
 	}
-	return nil
 }
 
 // send sends the next message, which was due at that time. Locked.
@@ -127,7 +127,7 @@ func (p *pair) send(at time.Time) error {
 	p.sent = append(p.sent, sending{at: at})
 	p.underWay++
 	if err := p.from.request(wire.CmdUserTalk, p.receivers[(n-1)%len(p.receivers)], uint32(n), body); err != nil {
-		return fmt.Errorf("send: %w", err)
+		return fmt.Errorf("%s: send: %w", p.from.account, err)
 	}
 	if n == len(p.receivers) {
 		p.run.warm <- struct{}{}
@@ -136,9 +136,9 @@ func (p *pair) send(at time.Time) error {
 }
 
 // done counts a message less under way. Locked.
-func (p *pair) done() error {
+func (p *pair) done() {
 	p.underWay--
-	return p.fill()
+	p.fill()
 }
 
 // answer takes what the pair's sender gets.
@@ -156,14 +156,15 @@ func (p *pair) answer(m *wire.LogicPkt) error {
 	if m.Status != wire.StatusSuccess {
 		s.refused = true
 		p.refused[m.Status.String()]++
-		return p.done()
+		p.done()
+		return nil
 	}
 	s.acked = true
 	if p.run.measuring.Load() {
 		p.run.ack.record(p.index, time.Since(s.at))
 	}
 	if s.delivered {
-		return p.done()
+		p.done()
 	}
 	return nil
 }
@@ -182,22 +183,22 @@ func (p *pair) push(m *wire.LogicPkt) error {
 		return fmt.Errorf("a body was changed on the way: %w", err)
 	}
 	if sender := p.run.senders[push.Sender]; sender != nil {
-		return sender.arrived(int(n))
+		sender.arrived(int(n))
 	}
 	return nil
 }
 
-func (p *pair) arrived(n int) error {
+func (p *pair) arrived(n int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if n < 1 || n > len(p.sent) {
-		return nil
+		return
 	}
 	s, highest := &p.sent[n-1], &p.highest[(n-1)%len(p.highest)]
 	switch {
 	case s.delivered:
 		p.doubled++
-		return nil
+		return
 	case n < *highest:
 		p.reordered++
 	default:
@@ -209,9 +210,8 @@ func (p *pair) arrived(n int) error {
 		p.run.deliver.record(p.index, time.Since(s.at))
 	}
 	if s.acked {
-		return p.done()
+		p.done()
 	}
-	return nil
 }
 
 // sum adds the pair's counts to the result.

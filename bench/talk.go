@@ -211,7 +211,7 @@ func (r *talkRun) run(ctx context.Context) (*TalkResult, error) {
 			pace := newPacer(r.o.Rate/float64(len(r.pairs)), float64(i)/float64(len(r.pairs)))
 			senders.Go(func() { r.check(p.pace(sending, pace)) })
 		} else {
-			r.check(p.begin())
+			p.begin()
 		}
 	}
 	result, err := r.measure(sending)

@@ -62,7 +62,7 @@ const (
 // no buffer, no goroutine and no timer; its fields are in the order that leaves no gaps, for there may
 // be a million.
 type Channel struct {
-	// Static once the channel is open, but for a client's sock, see Client.adopt.
+	// Static once the channel is open, but for a client's sock, see adopt.
 	id   string
 	host *host
 	sock socket

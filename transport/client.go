@@ -88,7 +88,7 @@ type Client struct {
 	opts     ClientOptions
 
 	frame   Frame   // what the last Read returned
-	pollers pollers // one, while Deliver runs
+	pollers pollers // one, while Deliver runs without a pool
 
 	mu     sync.Mutex
 	dialer im.Dialer

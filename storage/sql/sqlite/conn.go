@@ -23,8 +23,8 @@ type Connector struct {
 	Path string
 	// Immediate: a transaction has the lock for writing from BEGIN on.
 	Immediate bool
-	// Pragmas are run on every new connection, for example "journal_mode(WAL)". With a log, synchronous stays FULL,
-	// SQLite's default: with less a commit would be told to other connections before they can read it, see writeLog.
+	// Pragmas are run on every new connection, for example "journal_mode(WAL)". Connect refuses a synchronous of less than FULL,
+	// SQLite's default: a commit would be told to other connections before they can read it, see writeLog.
 	Pragmas []string
 }
 
@@ -79,7 +79,24 @@ func (c *Connector) Connect(ctx context.Context) (_ driver.Conn, err error) {
 			return nil, fmt.Errorf("pragma %s: %w", pragma, err)
 		}
 	}
-	return out, nil
+	return out, out.checkSynchronous(ctx)
+}
+
+func (c *conn) checkSynchronous(ctx context.Context) error {
+	rows, err := c.QueryContext(ctx, "PRAGMA synchronous", nil)
+	if err != nil {
+		return err
+	}
+	defer rows.Close() //nolint:errcheck // always nil
+	var level [1]driver.Value
+	if err := rows.Next(level[:]); err != nil {
+		return fmt.Errorf("pragma synchronous: %w", err)
+	}
+	const full = 2
+	if n, ok := level[0].(int64); !ok || n < full {
+		return fmt.Errorf("sqlite: synchronous is %v, and must be FULL (%d) or more", level[0], full)
+	}
+	return nil
 }
 
 func (c *conn) open(path string) error {
@@ -89,12 +106,12 @@ func (c *conn) open(path string) error {
 	}
 	defer libc.Xfree(c.tls, name)
 	keepPieces(c.tls)
-	vfs, err := vfsName(c.tls)
+	files, err := vfsName(c.tls)
 	if err != nil {
 		return err
 	}
 	const flags = sqlite3.SQLITE_OPEN_READWRITE | sqlite3.SQLITE_OPEN_CREATE | sqlite3.SQLITE_OPEN_NOMUTEX | sqlite3.SQLITE_OPEN_EXRESCODE
-	code := sqlite3.Xsqlite3_open_v2(c.tls, name, c.out, flags, vfs)
+	code := sqlite3.Xsqlite3_open_v2(c.tls, name, c.out, flags, files)
 	c.db = pointerAt(c.out)
 	return c.check(code)
 }

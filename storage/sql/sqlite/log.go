@@ -16,9 +16,10 @@ import (
 //
 // So the files are opened by a VFS of ours, which is the system's own one but for logs (-wal): what is appended to one of them
 // waits in a buffer until SQLite syncs it, does anything else than append to it, or gives up the lock for writing. SQLite itself counts
-// on no byte of the log before it has synced it, if synchronous is FULL: a commit is told to other connections after that, and an
-// error of the delayed write is the sync's, which fails the commit. Only the connection that has written can want to read earlier
-// what it wrote, and does so through the same file.
+// on no byte of the log before it has synced it, if synchronous is FULL: a commit is told to other connections after that. Only the
+// connection that has written can want to read earlier what it wrote, and does so through the same file. When a delayed
+// write has failed, all that is asked of the log fails, so that the transaction cannot commit without it. A connection never gives
+// up its lock for writing in locking_mode EXCLUSIVE, and must not be in it.
 
 // logBuffer is how much waits at most, in bytes: SQLite for Unix takes less than 128 KiB for one write.
 const logBuffer = 120 << 10
@@ -36,6 +37,7 @@ type file struct {
 	buffer uintptr // nil before the first write
 	size   int32   // of what waits
 	at     int64   // where in the file it belongs
+	failed int32   // why it could not be written; until the lock for writing is given up
 }
 
 // The VFS and the one that it stands on, for the whole process, as SQLite has them.
@@ -115,7 +117,9 @@ func openFile(tls *libc.TLS, v, name, f uintptr, flags int32, out uintptr) int32
 func lockDatabase(tls *libc.TLS, f uintptr, from, n, flags int32) int32 {
 	ours := fileOf(f)
 	if from == 0 && flags&sqlite3.SQLITE_SHM_UNLOCK != 0 && ours.log != 0 {
-		fileOf(ours.log).flush(tls, ours.log) // an error was the sync's if there is a commit
+		log := fileOf(ours.log)
+		log.flush(tls, ours.log) // an error is of a transaction that has failed
+		log.failed = sqlite3.SQLITE_OK
 	}
 	return function[func(*libc.TLS, uintptr, int32, int32, int32) int32](ours.of().FxShmLock)(tls, f, from, n, flags)
 }
@@ -124,14 +128,13 @@ func (l *file) of() *sqlite3.Tsqlite3_io_methods {
 	return inC[sqlite3.Tsqlite3_io_methods](l.system)
 }
 
-// flush writes what waits. If that fails it is forgotten: the transaction has failed.
+// flush writes what waits. If that fails it is forgotten, and the transaction fails.
 func (l *file) flush(tls *libc.TLS, f uintptr) int32 {
-	size := l.size
-	if size == 0 {
-		return sqlite3.SQLITE_OK
+	if size := l.size; size > 0 {
+		l.size = 0
+		l.failed = l.write(tls, f, l.buffer, size, l.at)
 	}
-	l.size = 0
-	return l.write(tls, f, l.buffer, size, l.at)
+	return l.failed
 }
 
 func (l *file) write(tls *libc.TLS, f, data uintptr, size int32, offset int64) int32 {
@@ -142,9 +145,10 @@ func (l *file) write(tls *libc.TLS, f, data uintptr, size int32, offset int64) i
 func writeLog(tls *libc.TLS, f, data uintptr, size int32, offset int64) int32 {
 	l := fileOf(f)
 	if l.size > 0 && (offset != l.at+int64(l.size) || size > logBuffer-l.size) {
-		if code := l.flush(tls, f); code != sqlite3.SQLITE_OK {
-			return code
-		}
+		l.flush(tls, f)
+	}
+	if l.failed != sqlite3.SQLITE_OK {
+		return l.failed
 	}
 	if l.buffer == 0 {
 		l.buffer = libc.Xmalloc(tls, logBuffer)

@@ -1,10 +1,10 @@
 package sqlite
 
 import (
-	"context"
 	"database/sql"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -70,7 +70,8 @@ func TestCommitsAreInTheFiles(t *testing.T) {
 	})
 }
 
-// afterCrash opens a copy of the files, as if the process had ended.
+// afterCrash opens a copy of the files, as if the process had ended. To read them takes the process's locks from them, which nobody
+// here needs.
 func afterCrash(t *rapid.T, path string) *sql.DB {
 	dir, err := os.MkdirTemp("", "hermod-log-")
 	require.NoError(t, err)
@@ -90,43 +91,73 @@ func afterCrash(t *rapid.T, path string) *sql.DB {
 // fullDisk is an xWrite.
 func fullDisk(*libc.TLS, uintptr, uintptr, int32, int64) int32 { return sqlite3.SQLITE_FULL }
 
-// A write that fails later than SQLite asked for it fails the commit, and nothing else.
+// A write that fails later than SQLite asked for it fails the transaction, whose pages are not all there, and nothing else.
 func TestFullDisk(t *testing.T) {
-	db := openLogged(filepath.Join(t.TempDir(), "a.db"))
-	t.Cleanup(func() { require.NoError(t, db.Close()) })
-	exec(t, db, "CREATE TABLE r (a INTEGER PRIMARY KEY, b BLOB)")
-	exec(t, db, "INSERT INTO r (b) VALUES ('before')")
-
-	var broken, works sqlite3.Tsqlite3_io_methods
-	methods := func() (system *sqlite3.Tsqlite3_io_methods) {
-		c, err := db.Conn(context.Background())
-		require.NoError(t, err)
-		defer c.Close() //nolint:errcheck // back to its pool
-		require.NoError(t, c.Raw(func(driver any) error {
-			c := driver.(*conn)
-			name, err := libc.CString("main")
-			require.NoError(t, err)
-			defer libc.Xfree(c.tls, name)
-			require.Zero(t, sqlite3.Xsqlite3_file_control(c.tls, c.db, name, sqlite3.SQLITE_FCNTL_JOURNAL_POINTER, c.out))
-			system = fileOf(pointerAt(c.out)).of()
-			return nil
-		}))
-		return system
-	}()
-	works, broken = *methods, *methods
-	broken.FxWrite = pointer(fullDisk)
-	for _, query := range []string{
-		"INSERT INTO r (b) VALUES ('small')",
-		"INSERT INTO r (b) VALUES ('" + strings.Repeat("large", 100_000) + "')", // fails before the commit
-	} {
-		*methods = broken
-		_, err := db.Exec(query)
-		*methods = works
-		var e *Error
-		require.ErrorAs(t, err, &e)
-		require.Equal(t, sqlite3.SQLITE_FULL, e.Primary())
-		require.Equal(t, 1, rowsOf(t, db))
+	tests := map[string][]string{
+		"commit":    {"INSERT INTO r (b) VALUES ('small')"},
+		"statement": {"INSERT INTO r (b) VALUES ('" + strings.Repeat("large", 100_000) + "')"},
+		// The last statement reads what waits to be written, fails, and undoes itself only.
+		"read": append(append([]string{"BEGIN IMMEDIATE"}, slices.Repeat([]string{"INSERT INTO r (b) VALUES (randomblob(1500))"}, 120)...),
+			"INSERT INTO u (b) SELECT b FROM r WHERE a BETWEEN 70 AND 75"),
 	}
-	exec(t, db, "INSERT INTO r (b) VALUES ('after')")
-	require.Equal(t, 2, rowsOf(t, db))
+	for name, statements := range tests {
+		t.Run(name, func(t *testing.T) {
+			db := openLogged(filepath.Join(t.TempDir(), "a.db"))
+			t.Cleanup(func() { require.NoError(t, db.Close()) })
+			exec(t, db, "CREATE TABLE r (a INTEGER PRIMARY KEY, b BLOB); CREATE TABLE u (b BLOB UNIQUE)")
+			exec(t, db, "INSERT INTO r (b) VALUES ('before')")
+			exec(t, db, "PRAGMA wal_checkpoint(TRUNCATE)")
+
+			methods := systemOfLog(t, db)
+			works, broken := *methods, *methods
+			broken.FxWrite = pointer(fullDisk)
+			last := len(statements) - 1
+			for _, query := range statements[:last] {
+				exec(t, db, query)
+			}
+			*methods = broken
+			_, err := db.Exec(statements[last])
+			*methods = works
+			var e *Error
+			require.ErrorAs(t, err, &e)
+			require.Equal(t, sqlite3.SQLITE_FULL, e.Primary())
+			if last > 0 {
+				_, err := db.Exec("COMMIT")
+				require.Error(t, err)
+				_, _ = db.Exec("ROLLBACK") // which SQLite may have done
+			}
+			require.Equal(t, 1, rowsOf(t, db))
+			exec(t, db, "INSERT INTO r (b) VALUES ('after')")
+			require.Equal(t, 2, rowsOf(t, db))
+		})
+	}
+}
+
+// systemOfLog is how the log of the only connection is written.
+func systemOfLog(t *testing.T, db *sql.DB) (methods *sqlite3.Tsqlite3_io_methods) {
+	t.Helper()
+	c, err := db.Conn(t.Context())
+	require.NoError(t, err)
+	defer c.Close() //nolint:errcheck // back to its pool
+	require.NoError(t, c.Raw(func(driver any) error {
+		c := driver.(*conn)
+		name, err := libc.CString("main")
+		require.NoError(t, err)
+		defer libc.Xfree(c.tls, name)
+		require.Zero(t, sqlite3.Xsqlite3_file_control(c.tls, c.db, name, sqlite3.SQLITE_FCNTL_JOURNAL_POINTER, c.out))
+		methods = fileOf(pointerAt(c.out)).of()
+		return nil
+	}))
+	return methods
+}
+
+func TestSynchronousIsFull(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "a.db")
+	for _, level := range []string{"OFF", "NORMAL"} {
+		_, err := (&Connector{Path: path, Pragmas: []string{"synchronous(" + level + ")"}}).Connect(t.Context())
+		require.ErrorContains(t, err, "must be FULL")
+	}
+	c, err := (&Connector{Path: path, Pragmas: []string{"synchronous(EXTRA)"}}).Connect(t.Context())
+	require.NoError(t, err)
+	require.NoError(t, c.Close())
 }

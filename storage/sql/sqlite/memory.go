@@ -41,8 +41,11 @@ var pieces struct {
 func keepPieces(tls *libc.TLS) {
 	pieces.once.Do(func() {
 		methods := libc.Xmalloc(tls, types.Size_t(unsafe.Sizeof(sqlite3.Tsqlite3_mem_methods{})))
-		args := libc.NewVaList(methods)
+		if methods == 0 {
+			return
+		}
 		defer libc.Xfree(tls, methods)
+		args := libc.NewVaList(methods)
 		defer libc.Xfree(tls, args)
 		if sqlite3.Xsqlite3_config(tls, sqlite3.SQLITE_CONFIG_GETMALLOC, args) != sqlite3.SQLITE_OK {
 			return
