@@ -152,10 +152,9 @@ type sessionConnector struct{ driver.Connector }
 var sessionSetup = []string{
 	"SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED",
 	"SET SESSION sql_mode = 'STRICT_ALL_TABLES'",
-	// Whatever the DSN or init_connect says. All that is compared or stored is bytes, and quoted bytes need no _binary before them then,
-	// which MariaDB looks up in its list of character sets each time: a sixth of what a message cost it. In some other
-	// character sets a backslash may be half of a character, which would undo its escaping.
-	"SET NAMES binary",
+	// Whatever the DSN or init_connect says: in other character sets a backslash may be half of a character, which
+	// would undo its escaping.
+	"SET NAMES utf8mb4",
 	fmt.Sprintf("SET SESSION wait_timeout = %d", int(frozenAfter.Seconds())),
 }
 

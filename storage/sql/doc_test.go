@@ -91,7 +91,7 @@ func plansOf(t *testing.T, s *Store, statements []statement) string {
 
 var (
 	number = regexp.MustCompile(`\b\d+\b`)
-	quoted = regexp.MustCompile(`(_binary)?'[^']*'`)
+	quoted = regexp.MustCompile(`_binary'[^']*'`)
 )
 
 func withoutArguments(query string) string {

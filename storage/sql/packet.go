@@ -200,21 +200,20 @@ func appendInsert(p []byte, fresh []entry, changed int) []byte {
 	return p[:len(p)-1]
 }
 
-// appendBinary quotes bytes. The connections' character set is binary, and their sql_mode has backslashes escape: see sessionSetup.
+// appendBinary quotes bytes. The connections' sql_mode, which is ours, has backslashes escape.
 func appendBinary[T string | []byte](p []byte, value T) []byte {
-	p = append(p, '\'')
-	plain := 0 // what is not escaped begins here
+	p = append(p, "_binary'"...)
 	for i := range len(value) {
-		c := value[i]
-		if c != 0 && c != '\'' && c != '\\' {
-			continue
-		}
-		p = append(append(p, value[plain:i]...), '\\')
-		if plain = i; c == 0 {
-			p, plain = append(p, '0'), i+1
+		switch c := value[i]; c {
+		case 0:
+			p = append(p, '\\', '0')
+		case '\'', '\\':
+			p = append(p, '\\', c)
+		default:
+			p = append(p, c)
 		}
 	}
-	return append(append(p, value[plain:]...), '\'')
+	return append(p, '\'')
 }
 
 // tryKnown stores the batch without reading anything if that can be done. Otherwise, and if the database
