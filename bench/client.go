@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"strings"
 	"time"
 
@@ -98,6 +99,9 @@ func (u *user) deliver(receive func(p *wire.LogicPkt) error) error {
 			return err
 		}
 	})
+	if errors.Is(err, io.EOF) {
+		return fmt.Errorf("%s: the server has closed the connection: %w", u.account, err)
+	}
 	return fmt.Errorf("%s: %w", u.account, err)
 }
 

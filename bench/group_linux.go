@@ -117,7 +117,9 @@ func (r *groupRun) run(ctx context.Context) (*GroupResult, error) {
 	result, err := r.measure(sending)
 	stop()
 	senders.Wait()
-	r.settle()
+	if err == nil {
+		r.settle()
+	}
 	for _, s := range r.senders {
 		s.Close()
 	}

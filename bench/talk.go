@@ -220,7 +220,9 @@ func (r *talkRun) run(ctx context.Context) (*TalkResult, error) {
 		p.stop()
 	}
 	senders.Wait()
-	r.settle()
+	if err == nil {
+		r.settle()
+	}
 	r.close()
 	readers.Wait()
 	if err != nil {
