@@ -93,7 +93,7 @@ benchstat: ## Compares bin/old.bench with bin/new.bench
 	@go tool -modfile=tools/benchstat.mod benchstat bin/old.bench bin/new.bench
 
 # Packages with files for Linux only that others are built with elsewhere.
-PORTABLE = ./transport/... ./bench/... ./client/... ./test/cluster ./test/component
+PORTABLE = ./transport/... ./bench/... ./client/... ./storage/sql/... ./test/cluster ./test/component
 
 .PHONY: lint
 lint: ## gofumpt, go vet, staticcheck
