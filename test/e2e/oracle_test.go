@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/hermod-im/hermod/storage/snowflake"
 	"github.com/hermod-im/hermod/wire"
 	"github.com/hermod-im/hermod/wire/pb"
 )
@@ -78,11 +79,16 @@ type party struct {
 	login   *pb.LoginReq
 
 	// Guarded by o.mu.
-	device *device // while signed in
-	heard  map[place]int64
-	caught map[string]int64 // conversation → all up to this seq is heard
-	// repeats are pushes at or before one that came earlier on the same connection.
-	repeats []place
+	device    *device // while signed in
+	heard     map[place]int64
+	caught    map[string]int64 // conversation → all up to this seq is heard
+	misplaced []misplaced
+}
+
+// misplaced is a push that came twice, or later than it may.
+type misplaced struct {
+	place
+	how string
 }
 
 func newOracle() *oracle {
@@ -298,8 +304,8 @@ func (o *oracle) check(t *testing.T) {
 		}
 		// A message that was sent again is pushed again: its first push may have been lost with
 		// the node that stored it.
-		for _, at := range p.repeats {
-			require.Greater(t, o.said[at].attempts, 1, "%s was pushed seq %d of %s twice or late", p.account, at.seq, at.conversation)
+		for _, m := range p.misplaced {
+			require.Greater(t, o.said[m.place].attempts, 1, "%s was pushed seq %d of %s %s", p.account, m.seq, m.conversation, m.how)
 		}
 	}
 	// Ids grow with seq (I2).
@@ -359,7 +365,7 @@ func (p *party) stayOnline(ctx context.Context) {
 func (p *party) serve(ctx context.Context, d *device) {
 	p.o.change(func() { p.device = d })
 	defer p.o.change(func() { p.device = nil })
-	pushed := map[string]int64{} // conversation → last seq
+	var pushed pushes
 	if !p.catchUp(ctx, d) {
 		return
 	}
@@ -382,15 +388,47 @@ func (p *party) serve(ctx context.Context, d *device) {
 			at := place{m.Conversation, m.Seq}
 			p.o.change(func() {
 				p.note(at, m.MessageId)
-				if m.Seq <= pushed[m.Conversation] {
-					p.repeats = append(p.repeats, at)
+				if wrong := pushed.add(at, m.MessageId); wrong != "" {
+					p.misplaced = append(p.misplaced, misplaced{at, fmt.Sprintf("%s, at %s", wrong, time.Now().UTC().Format(time.RFC3339Nano))})
 				}
-				pushed[m.Conversation] = max(pushed[m.Conversation], m.Seq)
 			})
 		default:
 			p.o.fault("%s was pushed %s", p.account, push.Command)
 		}
 	}
+}
+
+// pushes are those that came on one connection. Each comes once, and those of one writer come in order of
+// their seqs. Two nodes may write a conversation for a moment, when one takes over or the gateways do not see the same
+// nodes yet. Then a push may come after later ones of the other, above all if it had to wait for the session store.
+type pushes struct {
+	came map[place]time.Time
+	last map[writing]int64 // highest seq
+}
+
+// writing is a conversation and the number of the node that wrote to it.
+type writing struct {
+	conversation string
+	node         int64
+}
+
+// add notes a push, and says what is wrong with it.
+func (p *pushes) add(at place, id int64) (wrong string) {
+	if p.came == nil {
+		p.came, p.last = map[place]time.Time{}, map[writing]int64{}
+	}
+	now, w := time.Now(), writing{at.conversation, snowflake.Node(id)}
+	first, twice := p.came[at]
+	switch {
+	case twice:
+		return fmt.Sprintf("twice, %v after the first time", now.Sub(first))
+	case at.seq < p.last[w]:
+		wrong = fmt.Sprintf("after seq %d of the same node %d, by %v", p.last[w], w.node, now.Sub(p.came[place{at.conversation, p.last[w]}]))
+	default:
+		p.last[w] = at.seq
+	}
+	p.came[at] = now
+	return wrong
 }
 
 // note keeps a message that was heard, or said by oneself. o.mu is held.
@@ -488,5 +526,38 @@ func pause(ctx context.Context, d time.Duration) {
 	select {
 	case <-ctx.Done():
 	case <-t.C:
+	}
+}
+
+// TestPushes: what the oracle says of pushes on one connection.
+func TestPushes(t *testing.T) {
+	const a, b = 7 << 12, 8 << 12 // ids of two nodes
+	type push struct {
+		seq, id int64
+	}
+	for name, test := range map[string]struct {
+		pushes []push
+		wrong  string // with the last one
+	}{
+		"in order":           {[]push{{1, a}, {2, a}, {3, b}, {5, a}}, ""},
+		"behind another's":   {[]push{{1, a}, {3, b}, {2, a}}, ""},
+		"behind its own":     {[]push{{1, a}, {3, a}, {2, a}}, "after seq 3 of the same node 7"},
+		"behind both":        {[]push{{3, a}, {4, b}, {2, a}}, "after seq 3 of the same node 7"},
+		"twice":              {[]push{{1, a}, {1, a}}, "twice"},
+		"twice, and by both": {[]push{{1, a}, {2, b}, {1, b}}, "twice"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var pushed pushes
+			for i, p := range test.pushes {
+				wrong := pushed.add(place{"c", p.seq}, p.id)
+				if i < len(test.pushes)-1 {
+					require.Empty(t, wrong)
+				} else if test.wrong == "" {
+					require.Empty(t, wrong)
+				} else {
+					require.Contains(t, wrong, test.wrong)
+				}
+			}
+		})
 	}
 }
