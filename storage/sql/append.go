@@ -51,7 +51,7 @@ type target struct {
 	// The state below is of one attempt.
 	found   bool
 	lastSeq int64
-	lastID  int64
+	lastID  int64 // no message of it has a higher one
 	version int64
 	was     int64 // lastSeq before, if nothing was read
 	members *members
@@ -359,9 +359,11 @@ func (s *Store) lookUpTried(tx *gorm.DB, b *batch) error {
 	return nil
 }
 
-// number fills in each draft's result, and returns those that are to be inserted.
+// number fills in each draft's result, and returns those that are to be inserted. The lastID of all conversations that move is
+// the batch's last: the next ids are above it, and one value for all is cheaper to store than one for each.
 func (s *Store) number(b *batch) (fresh []entry, err error) {
 	fresh = make([]entry, 0, len(b.entries))
+	var last int64
 	for _, e := range b.entries {
 		t := e.target
 		e.Err, e.Duplicate, e.Members = nil, false, nil
@@ -407,6 +409,12 @@ func (s *Store) number(b *batch) (fresh []entry, err error) {
 			t.stored[e.key] = stored{e.Sender, e.ClientID, e.Seq, e.MessageID, e.SendTime}
 		}
 		fresh = append(fresh, e)
+		last = max(last, e.MessageID)
+	}
+	for _, t := range b.targets {
+		if t.moved {
+			t.lastID = last
+		}
 	}
 	return fresh, nil
 }
@@ -462,18 +470,16 @@ func (s *Store) move(tx *gorm.DB, targets []*target) error {
 	moved := slices.DeleteFunc(slices.Clone(targets), func(t *target) bool { return !t.moved })
 	for part := range chunks(&s.dialect, moved, s.dialect.moves) {
 		cases := strings.Repeat(" WHEN ? THEN ?", len(part))
-		args := make([]any, 0, 5*len(part))
+		args := make([]any, 0, 3*len(part)+1)
 		for _, t := range part {
 			args = append(args, t.id, t.lastSeq)
 		}
-		for _, t := range part {
-			args = append(args, t.id, t.lastID)
-		}
+		args = append(args, part[0].lastID)
 		for _, t := range part {
 			args = append(args, t.id)
 		}
-		err := s.exec(tx, "UPDATE conversations SET last_seq = CASE id"+cases+" END, last_message_id = CASE id"+cases+
-			" END WHERE id IN ("+marks(len(part))+")", args...)
+		err := s.exec(tx, "UPDATE conversations SET last_seq = CASE id"+cases+" END, last_message_id = ?"+
+			" WHERE id IN ("+marks(len(part))+")", args...)
 		if err != nil {
 			return fmt.Errorf("move conversations: %w", err)
 		}

@@ -40,13 +40,13 @@ func (s *Store) Index(ctx context.Context, app, account string, after int64, ack
 
 // seqsUpTo returns for each conversation the highest seq whose message id is not above id, at
 // least its floor: a search in all of them at once, which gallops from the newest message back
-// and then halves. The conversations' last messages must be above id.
+// and then halves.
 func (s *Store) seqsUpTo(db *gorm.DB, list []membership, floors []int64, id int64) ([]int64, error) {
-	type search struct{ low, high int64 } // the id at low is not above, or low is the floor; that at high is
+	type search struct{ low, high int64 } // the id at low is not above, or low is the floor; that at high is, or high is behind the last
 	searches := make([]search, len(list))
 	place := make(map[int64]int, len(list))
 	for i, m := range list {
-		searches[i] = search{floors[i], m.lastSeq}
+		searches[i] = search{floors[i], m.lastSeq + 1}
 		place[m.conversation] = i
 	}
 	for step := int64(1); ; step *= 4 {

@@ -131,7 +131,7 @@ func packetOf(targets []*target, fresh []entry) string {
 
 // packetSize is about how many bytes a packet has.
 func packetSize(targets []*target, fresh []entry) int {
-	size := 500 + 160*len(targets)
+	size := 500 + 110*len(targets)
 	for i := range fresh {
 		size += 180 + len(fresh[i].Sender) + len(fresh[i].ClientID) + len(fresh[i].Body) + len(fresh[i].Extra)
 	}
@@ -139,6 +139,7 @@ func packetSize(targets []*target, fresh []entry) int {
 }
 
 // appendMove is the UPDATE that locks the conversations which have new messages, and moves them on. It says how many they are.
+// Most have one new message. A CASE, which compares each conversation with each of its own, has the others only.
 func appendMove(p []byte, targets []*target) (_ []byte, moved int) {
 	each := func(format func(t *target)) {
 		for _, t := range targets {
@@ -147,11 +148,29 @@ func appendMove(p []byte, targets []*target) (_ []byte, moved int) {
 			}
 		}
 	}
-	p = append(p, "UPDATE conversations SET last_seq = CASE id"...)
-	each(func(t *target) { p = appendWhen(p, t.id, t.lastSeq); moved++ })
-	p = append(p, " END, last_message_id = CASE id"...)
-	each(func(t *target) { p = appendWhen(p, t.id, t.lastID) })
-	p = append(p, " END WHERE id IN ("...)
+	var lastID int64
+	cases := 0
+	each(func(t *target) {
+		moved, lastID = moved+1, t.lastID
+		if t.lastSeq != t.was+1 {
+			cases++
+		}
+	})
+	p = append(p, "UPDATE conversations SET last_seq = last_seq + "...)
+	if cases == 0 {
+		p = append(p, '1')
+	} else {
+		p = append(p, "CASE id"...)
+		each(func(t *target) {
+			if n := t.lastSeq - t.was; n != 1 {
+				p = strconv.AppendInt(append(p, " WHEN "...), t.id, 10)
+				p = strconv.AppendInt(append(p, " THEN "...), n, 10)
+			}
+		})
+		p = append(p, " ELSE 1 END"...)
+	}
+	p = strconv.AppendInt(append(p, ", last_message_id = "...), lastID, 10)
+	p = append(p, " WHERE id IN ("...)
 	each(func(t *target) { p = append(strconv.AppendInt(p, t.id, 10), ',') })
 	p = append(p[:len(p)-1], ") AND (id, last_seq, member_version) IN ("...)
 	each(func(t *target) {
@@ -160,11 +179,6 @@ func appendMove(p []byte, targets []*target) (_ []byte, moved int) {
 		p = append(strconv.AppendInt(p, t.version, 10), "),"...)
 	})
 	return append(p[:len(p)-1], ')'), moved
-}
-
-func appendWhen(p []byte, id, value int64) []byte {
-	p = strconv.AppendInt(append(p, " WHEN "...), id, 10)
-	return strconv.AppendInt(append(p, " THEN "...), value, 10)
 }
 
 // appendInsert is the INSERT of the messages, which fails unless the statement before it has changed that many rows.

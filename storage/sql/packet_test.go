@@ -171,6 +171,44 @@ func TestPacketsKnowWhoBelongs(t *testing.T) {
 	})
 }
 
+// However many messages each conversation of a batch has: its last seq is that of its last message, and no message has a higher id
+// than the bound.
+func TestBatchesMoveConversations(t *testing.T) {
+	onEach(t, func(t *testing.T, o Options) {
+		s := newStore(t, o)
+		say := func(counts ...int) {
+			var batch []*storage.Draft
+			for i, n := range counts {
+				for range n {
+					batch = append(batch, &storage.Draft{App: "app", Kind: storage.KindUser, Sender: "alice", Dest: fmt.Sprint("bob", i)})
+				}
+			}
+			require.NoError(t, s.Append(t.Context(), batch))
+			for _, d := range batch {
+				require.NoError(t, d.Err)
+			}
+		}
+		say(1, 1, 1, 1)
+		log := record(s)
+		for _, counts := range [][]int{{1, 1, 1, 1}, {3, 1, 0, 2}, {0, 0, 7}, {2, 2, 2, 2}, {0, 1}} {
+			say(counts...)
+		}
+		for _, query := range queries(log) {
+			require.NotContains(t, query, "SELECT", "all of it is known")
+		}
+		want := []int64{7, 6, 11, 6}
+		for i, seq := range want {
+			var last, bound, highest, messages int64
+			row := s.writer.Raw("SELECT last_seq, last_message_id, (SELECT MAX(message_id) FROM messages WHERE conversation_id = c.id),"+
+				" (SELECT COUNT(*) FROM messages WHERE conversation_id = c.id) FROM conversations c WHERE ckey = ?",
+				[]byte(pairOf("app", "alice", fmt.Sprint("bob", i)).key)).Row()
+			require.NoError(t, row.Scan(&last, &bound, &highest, &messages))
+			require.Equal(t, []int64{seq, seq}, []int64{last, messages})
+			require.GreaterOrEqual(t, bound, highest)
+		}
+	})
+}
+
 // Everything comes back as it was sent, whatever bytes it has.
 func TestPacketsQuote(t *testing.T) {
 	onEach(t, func(t *testing.T, o Options) {
