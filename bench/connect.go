@@ -43,8 +43,8 @@ type ConnectOptions struct {
 	Progress func(connected int)
 }
 
-// defaultParallel is that of ConnectOptions.Parallel.
-const defaultParallel = 256
+// DefaultParallel is that of ConnectOptions.Parallel.
+const DefaultParallel = 256
 
 func (o ConnectOptions) withDefaults() (ConnectOptions, error) {
 	if len(o.URLs) == 0 || o.Connections < 1 || o.Hold < 0 {
@@ -54,7 +54,7 @@ func (o ConnectOptions) withDefaults() (ConnectOptions, error) {
 		o.App = "default"
 	}
 	if o.Parallel == 0 {
-		o.Parallel = defaultParallel
+		o.Parallel = DefaultParallel
 	}
 	if o.Workers < 0 || o.Workers > o.Connections || (o.Workers > 1 && o.Spawn == nil) {
 		return o, errors.New("give each process at least 1 connection")
@@ -74,6 +74,7 @@ func (o ConnectOptions) withDefaults() (ConnectOptions, error) {
 // ConnectResult is what Connect measured.
 type ConnectResult struct {
 	Connections int     `json:"connections"` // logged in
+	Parallel    int     `json:"parallel"`    // logins under way at most
 	Failed      int     `json:"failed"`      // logins
 	Failure     string  `json:"failure,omitempty"`
 	LoginRate   float64 `json:"login_rate"` // logins per second

@@ -121,7 +121,7 @@ func (r *connectRun) measure(ctx context.Context) (*ConnectResult, error) {
 	}
 	n := max(1, logins.Joined)
 	return &ConnectResult{
-		Connections: int(logins.Joined), Failed: int(logins.Failed), Failure: logins.Failure,
+		Connections: int(logins.Joined), Parallel: r.o.Parallel, Failed: int(logins.Failed), Failure: logins.Failure,
 		LoginRate: float64(logins.Joined) / full.at.Sub(empty.at).Seconds(), Login: login,
 		LoginCPU:     full.cpuSince(empty, r.o.Processes, n),
 		Memory:       held.memorySince(empty, r.o.Processes, n),

@@ -98,7 +98,7 @@ func groupFacts(r *bench.GroupResult) facts {
 func connectFacts(r *bench.ConnectResult) facts {
 	f := facts{
 		load: "connect", unit: "login", cpu: r.LoginCPU,
-		params:  []param{number("connections", r.Connections, plural(r.Connections, "connection"))},
+		params:  []param{number("connections", r.Connections, plural(r.Connections, "connection")), underWay(r.Parallel)},
 		figures: []figure{{"rate", "throughput", "logins/s", r.LoginRate}},
 	}
 	f.latency("login", "login", r.Login)
@@ -110,6 +110,14 @@ func connectFacts(r *bench.ConnectResult) facts {
 	}
 	f.figures = append(f.figures, figure{"own", "the load itself", "bytes/connection", r.OwnMemory})
 	return f
+}
+
+// underWay is how many logins are under way at once. Runs of before it was told had the default.
+func underWay(parallel int) param {
+	if parallel == 0 || parallel == bench.DefaultParallel {
+		return number("logins under way", bench.DefaultParallel, "")
+	}
+	return number("logins under way", parallel, plural(parallel, "login")+" under way")
 }
 
 // gateways is the part of the processes that hold the clients' connections.
