@@ -159,8 +159,8 @@ type SyncQuery struct {
 
 // News is what a client lacks.
 type News struct {
-	// Deltas are by conversation, that of the newest message first. Messages are gapless from the
-	// cursor, or from JoinedSeq where that is larger.
+	// Deltas are by conversation, that of the newest message first; those of one commit in any order.
+	// Messages are gapless from the cursor, or from JoinedSeq where that is larger.
 	Deltas []Delta
 	// Gone are conversations of the cursors that the account does not belong to (any more), ascending.
 	Gone []int64

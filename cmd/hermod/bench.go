@@ -187,7 +187,7 @@ Start the servers with --set limits.enabled=false.`, func(cmd *cobra.Command, se
 	l.servers(&o.URLs, &o.App, "ws:// or tcp:// with an IPv4 address")
 	l.Flags().IntVar(&o.Connections, "connections", 10_000, "connections, each of an account of its own")
 	l.Flags().Float64Var(&o.Rate, "rate", 0, "logins begun per second; 0: as fast as they go")
-	l.Flags().IntVar(&o.Parallel, "parallel", 256, "logins under way at once; each takes 50 ms at least")
+	l.Flags().IntVar(&o.Parallel, "parallel", bench.DefaultParallel, "logins under way at once; each takes 50 ms at least")
 	l.Flags().IntVar(&o.Workers, "processes", 0, "processes to connect from; 0: as many as the limit of descriptors asks for")
 	l.Flags().BoolVar(&o.InTurn, "in-turn", false, "one process after the other logs in, at one gateway after the other: for hundreds of thousands")
 	l.Flags().IntVar(&o.Sources, "sources", 0, "addresses to connect from on loopback; 0: as many as needed")

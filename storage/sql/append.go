@@ -51,7 +51,7 @@ type target struct {
 	// The state below is of one attempt.
 	found   bool
 	lastSeq int64
-	lastID  int64 // no message of it has a higher one
+	lastID  int64 // no message of it has a higher id
 	version int64
 	was     int64 // lastSeq before, if nothing was read
 	members *members
@@ -465,7 +465,7 @@ func insertArgs(fresh []entry) []any {
 	return args
 }
 
-// move moves the conversations' last seqs and ids on.
+// move moves the conversations' last seqs and the bounds of their ids on.
 func (s *Store) move(tx *gorm.DB, targets []*target) error {
 	moved := slices.DeleteFunc(slices.Clone(targets), func(t *target) bool { return !t.moved })
 	for part := range chunks(&s.dialect, moved, s.dialect.moves) {

@@ -41,7 +41,7 @@ type conversation struct {
 	Kind          storage.Kind
 	Key           octets `gorm:"column:ckey"`
 	LastSeq       int64
-	LastMessageID int64
+	LastMessageID int64 // a bound: no message of it has a higher id
 	MemberVersion int64
 	CreatedAt     int64 `gorm:"autoCreateTime:false"`
 }

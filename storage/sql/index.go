@@ -5,6 +5,7 @@ import (
 	"context"
 	stdsql "database/sql"
 	"fmt"
+	"math"
 	"slices"
 
 	"gorm.io/gorm"
@@ -38,23 +39,38 @@ func (s *Store) Index(ctx context.Context, app, account string, after int64, ack
 	return entries, nil
 }
 
-// seqsUpTo returns for each conversation the highest seq whose message id is not above id, at
-// least its floor: a search in all of them at once, which gallops from the newest message back
+// search looks for the last seq of a conversation whose message id is not above some id. It gallops from the newest message back,
 // and then halves.
+type search struct {
+	low  int64 // its id is not above, or it is the floor
+	high int64 // its id is above, or it is behind the last
+	step int64 // of the next probe, below high
+}
+
+// probe is the seq whose id is asked for next; false: low is what was looked for.
+func (r *search) probe() (seq int64, ok bool) {
+	if r.high-r.low <= 1 {
+		return 0, false
+	}
+	seq = max(r.high-r.step, r.low+(r.high-r.low)/2)
+	r.step = min(4*r.step, math.MaxUint32)
+	return seq, true
+}
+
+// seqsUpTo returns for each conversation the highest seq whose message id is not above id, at
+// least its floor: a search in all of them at once.
 func (s *Store) seqsUpTo(db *gorm.DB, list []membership, floors []int64, id int64) ([]int64, error) {
-	type search struct{ low, high int64 } // the id at low is not above, or low is the floor; that at high is, or high is behind the last
 	searches := make([]search, len(list))
 	place := make(map[int64]int, len(list))
 	for i, m := range list {
-		searches[i] = search{floors[i], m.lastSeq + 1}
+		searches[i] = search{low: floors[i], high: m.lastSeq + 1, step: 1}
 		place[m.conversation] = i
 	}
-	for step := int64(1); ; step *= 4 {
+	for {
 		var probes []span
-		for i, r := range searches {
-			if r.high-r.low > 1 {
-				probe := max(r.high-step, r.low+(r.high-r.low)/2)
-				probes = append(probes, span{list[i].conversation, probe - 1, probe})
+		for i := range searches {
+			if seq, ok := searches[i].probe(); ok {
+				probes = append(probes, span{list[i].conversation, seq - 1, seq})
 			}
 		}
 		if len(probes) == 0 {

@@ -36,7 +36,7 @@ const (
 type known struct {
 	app                      string
 	kind                     storage.Kind
-	lastSeq, lastID, version int64
+	lastSeq, lastID, version int64 // see target
 }
 
 // ledger is what is known of conversations, bounded. Safe for concurrent use.
@@ -139,7 +139,7 @@ func packetSize(targets []*target, fresh []entry) int {
 }
 
 // appendMove is the UPDATE that locks the conversations which have new messages, and moves them on. It says how many they are.
-// Most have one new message. A CASE, which compares each conversation with each of its own, has the others only.
+// Most have one new message. The CASE, whose cost is the conversations times its WHENs, names only the others.
 func appendMove(p []byte, targets []*target) (_ []byte, moved int) {
 	each := func(format func(t *target)) {
 		for _, t := range targets {
@@ -148,26 +148,25 @@ func appendMove(p []byte, targets []*target) (_ []byte, moved int) {
 			}
 		}
 	}
+	p = append(p, "UPDATE conversations SET last_seq = last_seq + "...)
 	var lastID int64
-	cases := 0
+	cases := false
 	each(func(t *target) {
 		moved, lastID = moved+1, t.lastID
-		if t.lastSeq != t.was+1 {
-			cases++
+		n := t.lastSeq - t.was
+		if n == 1 {
+			return
 		}
+		if !cases {
+			p, cases = append(p, "CASE id"...), true
+		}
+		p = strconv.AppendInt(append(p, " WHEN "...), t.id, 10)
+		p = strconv.AppendInt(append(p, " THEN "...), n, 10)
 	})
-	p = append(p, "UPDATE conversations SET last_seq = last_seq + "...)
-	if cases == 0 {
-		p = append(p, '1')
-	} else {
-		p = append(p, "CASE id"...)
-		each(func(t *target) {
-			if n := t.lastSeq - t.was; n != 1 {
-				p = strconv.AppendInt(append(p, " WHEN "...), t.id, 10)
-				p = strconv.AppendInt(append(p, " THEN "...), n, 10)
-			}
-		})
+	if cases {
 		p = append(p, " ELSE 1 END"...)
+	} else {
+		p = append(p, '1')
 	}
 	p = strconv.AppendInt(append(p, ", last_message_id = "...), lastID, 10)
 	p = append(p, " WHERE id IN ("...)

@@ -22,7 +22,7 @@ type membership struct {
 	ackSeq       int64 // only where asked for
 	readSeq      int64 // only where asked for
 	lastSeq      int64
-	lastID       int64
+	lastID       int64 // no message of it has a higher id
 }
 
 // peer is the other account of a conversation of two, as storage.Delta wants it.
