@@ -396,8 +396,8 @@ func (p *party) serve(ctx context.Context, d *device) {
 			at := place{m.Conversation, m.Seq}
 			p.o.change(func() {
 				p.note(at, m.MessageId)
-				if m := pushed.add(at, m.MessageId, time.Now()); m != nil {
-					p.misplaced = append(p.misplaced, *m)
+				if wrong := pushed.add(at, m.MessageId, time.Now()); wrong != nil {
+					p.misplaced = append(p.misplaced, *wrong)
 				}
 			})
 		default:
