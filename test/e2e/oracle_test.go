@@ -268,6 +268,35 @@ func (o *oracle) hearsAll(t *testing.T, after string) {
 	}
 }
 
+// settledFor is how many messages of each topic one node stores in succession when the gateways agree about the nodes.
+const settledFor = 20
+
+// hasOneWriter waits until each topic is written by one node, whichever gateways its members are on.
+func (o *oracle) hasOneWriter(t *testing.T) {
+	t.Helper()
+	o.says(t, settledFor) // what was said before may be of anybody
+	var split []string
+	if !o.await(func() bool { split = o.split(); return len(split) == 0 }) {
+		t.Fatalf("written by several nodes, and nothing is wrong with any: %v", split)
+	}
+}
+
+// split names the topics whose last messages several nodes have stored. o.mu is held.
+func (o *oracle) split() (names []string) {
+	for _, t := range o.topics {
+		nodes := map[int64]bool{}
+		for seq := max(1, t.last-settledFor+1); seq <= t.last; seq++ {
+			if s := o.said[place{t.conversation, seq}]; s != nil { // else check tells of it
+				nodes[snowflake.Node(s.id)] = true
+			}
+		}
+		if len(nodes) > 1 {
+			names = append(names, t.name)
+		}
+	}
+	return names
+}
+
 // holes names what somebody has not heard. o.mu is held.
 func (o *oracle) holes(last map[*topic]int64) (holes []string) {
 	for t, until := range last {
@@ -580,4 +609,23 @@ func TestPushes(t *testing.T) {
 			require.Equal(t, test.want, last)
 		})
 	}
+}
+
+func TestSplit(t *testing.T) {
+	o := newOracle()
+	topic := &topic{name: "both", conversation: "c"}
+	o.topics = append(o.topics, topic)
+	say := func(node int64) {
+		topic.last++
+		o.said[place{"c", topic.last}] = &saying{id: node << 12}
+	}
+	require.Empty(t, o.split())
+	say(7)
+	require.Empty(t, o.split())
+	for range settledFor - 1 {
+		say(8)
+		require.Equal(t, []string{"both"}, o.split())
+	}
+	say(8)
+	require.Empty(t, o.split(), "of before")
 }

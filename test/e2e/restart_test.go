@@ -61,6 +61,7 @@ func testRestarts(t *testing.T, c *site) {
 	run("everything killed at once",
 		func(*testing.T) error { return killAll(c) },
 		func(t *testing.T) error { return startAll(within(t), c) })
+	o.hasOneWriter(t)
 	o.end(t)
 	sdk.check(t)
 }
