@@ -14,7 +14,7 @@ type GroupOptions struct {
 	Secret []byte
 	// App is the tenant. Defaults to "default".
 	App string
-	// Members of the group, of which Online are connected and Senders of those send.
+	// Members of the group, of which Online are connected (0: all) and Senders of those send.
 	Members, Online, Senders int
 	// Window is how many messages of a sender are under way at once: not both acknowledged and
 	// delivered to all. With a Rate it does not count.
@@ -34,11 +34,15 @@ type GroupOptions struct {
 const maxSenders = 256
 
 func (o GroupOptions) withDefaults() (GroupOptions, error) {
+	if o.Online == 0 {
+		o.Online = o.Members
+	}
 	switch {
 	case len(o.URLs) == 0 || o.Duration <= 0:
 		return o, errors.New("give a URL and a duration")
 	case o.Senders < 1 || o.Online < 2 || o.Senders > o.Online || o.Online > o.Members:
-		return o, errors.New("at least 1 member must send, 2 must be on line, and no more than there are members")
+		return o, fmt.Errorf("%d members, %d of them on line, %d of those sending: at least 2 must be on line and 1 send, and each number be within the one before",
+			o.Members, o.Online, o.Senders)
 	case o.Senders > maxSenders:
 		return o, fmt.Errorf("at most %d members can send: a body has two digits for its sender", maxSenders)
 	case o.Size < MinSize || (o.Window < 1 && o.Rate <= 0):

@@ -252,7 +252,7 @@ than about 5,000 with a --set gateway.max_packet of 12 bytes a member.`, func(cm
 	})
 	l.servers(&o.URLs, &o.App, "ws:// or tcp:// with an IPv4 address")
 	l.Flags().IntVar(&o.Members, "members", 500, "members of the group")
-	l.Flags().IntVar(&o.Online, "online", 500, "members that are connected")
+	l.Flags().IntVar(&o.Online, "online", 0, "members that are connected; 0: all")
 	l.Flags().IntVar(&o.Senders, "senders", 4, "members that send, at most 256")
 	l.Flags().IntVar(&o.Window, "window", 1, "messages of a sender that are under way at once")
 	l.Flags().Float64Var(&o.Rate, "rate", 0, "messages a second of all senders, an open loop; 0: a closed loop")

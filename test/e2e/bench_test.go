@@ -78,6 +78,11 @@ func TestBenchCommands(t *testing.T) {
 	require.Positive(t, group.Acked)
 	require.InDelta(t, 30*group.Messages, group.Deliveries, 30*8) // but for those under way in the beginning and in the end
 
+	require.Equal(t, 5, run("group", "--url", s.TCP, "--members", "5", "--warmup", "0s", "--duration", "100ms").Group.Online, "all, unless it is said")
+	_, log, status := hermod(t, "bench", "group", "--url", s.TCP, "--members", "3", "--data", s.Data)
+	require.Equal(t, 1, status)
+	require.Contains(t, log, "3 members, 3 of them on line, 4 of those sending")
+
 	sync := run("sync", "--url", s.WS+","+s.TCP, "--clients", "10", "--unread", "600", "--peers", "3").Sync
 	require.EqualValues(t, 6000, sync.Messages)
 	require.EqualValues(t, 20, sync.Pages, "500 messages a page")
@@ -85,7 +90,8 @@ func TestBenchCommands(t *testing.T) {
 	dir := t.TempDir()
 	runs, page := filepath.Join(dir, "runs.json"), filepath.Join(dir, "report.html")
 	require.NoError(t, os.WriteFile(runs, []byte(lines.String()), 0o600))
-	out, log, status := hermod(t, "bench", "report", "--html", page, runs)
+	var out string
+	out, log, status = hermod(t, "bench", "report", "--html", page, runs)
 	require.Zero(t, status, log)
 	for _, row := range []string{"here: 3 pairs, 9 conversations, window 4", "here: 50 connections", "here: 40 members, 30 on line, 2 senders, window 2", "here: 10 clients"} {
 		require.Contains(t, out, "| "+row)
