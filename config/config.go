@@ -190,7 +190,7 @@ func Default() Config {
 			LoginWait: 10 * time.Second, ReadWait: 3 * time.Minute, WriteWait: 10 * time.Second,
 			MaxPacket: 64 * KiB, QueueBytes: MiB, MaxConnections: 1_000_000, Poll: true,
 		},
-		Logic:   Logic{Listen: ":8100", Shards: 1, CommitInterval: 4 * time.Millisecond, BatchMax: 500, QueueMax: 20_000, Handlers: 64, Timeout: 10 * time.Second},
+		Logic:   Logic{Listen: ":8100", Shards: 1, CommitInterval: 2 * time.Millisecond, BatchMax: 500, QueueMax: 20_000, Handlers: 64, Timeout: 10 * time.Second},
 		Router:  Router{Listen: ":8080", Domains: 3},
 		Devices: Devices{Scope: ScopeDevice, Conflict: PolicyDisplace, MaxPolicy: PolicyDisplace},
 		Limits: Limits{
