@@ -71,12 +71,15 @@ func TestBackoffIsFullJitter(t *testing.T) {
 	}
 }
 
+// The second refusal of a token in a row is the end. Code 4001 without an answer is none: the login may have come too late.
 func TestUnauthorized(t *testing.T) {
-	refuse := map[string]func(f *fake, l *fakeLink, p *wire.LogicPkt){
-		"status 105": func(f *fake, l *fakeLink, p *wire.LogicPkt) { f.refuse(l, p, wire.StatusUnauthorized) },
-		"code 4001":  func(_ *fake, l *fakeLink, _ *wire.LogicPkt) { l.close(4001) },
-	}
-	for name, refuse := range refuse {
+	for name, test := range map[string]struct {
+		refuse func(f *fake, l *fakeLink, p *wire.LogicPkt)
+		final  bool
+	}{
+		"status 105": {func(f *fake, l *fakeLink, p *wire.LogicPkt) { f.refuse(l, p, wire.StatusUnauthorized) }, true},
+		"code 4001":  {func(_ *fake, l *fakeLink, _ *wire.LogicPkt) { l.close(4001) }, false},
+	} {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, func(t *testing.T, f *fake) {
 				f.intercept(func(l *fakeLink, p *wire.LogicPkt) bool {
@@ -84,13 +87,13 @@ func TestUnauthorized(t *testing.T) {
 					if f.decode(p, &req); p.Command != wire.CmdSignIn || req.GetToken() == "good" {
 						return false
 					}
-					refuse(f, l, p)
+					test.refuse(f, l, p)
 					return true
 				})
 				asked := 0
 				refreshing := func(o *Options) {
 					o.Token = func(context.Context) (string, error) {
-						if asked++; asked == 2 {
+						if asked++; asked == 2 || asked == 9 {
 							return "good", nil
 						}
 						return "old", nil
@@ -100,8 +103,15 @@ func TestUnauthorized(t *testing.T) {
 				if asked != 2 || alice.Account() != "good" {
 					t.Errorf("asked %d times, account %q", asked, alice.Account())
 				}
-				// The token is refused again later: two more attempts, then the end.
 				f.each("good", func(l *fakeLink) { l.close(4001) })
+				if !test.final {
+					time.Sleep(10 * DefaultBackoffMax)
+					if alice.online(); asked != 9 {
+						t.Errorf("on line again after %d tokens", asked)
+					}
+					return
+				}
+				// This was one refusal, and the next login is another: the end.
 				if err := alice.ended(); !errors.Is(err, ErrUnauthorized) || asked != 3 {
 					t.Errorf("ended with %v after %d tokens", err, asked)
 				}

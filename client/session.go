@@ -137,7 +137,11 @@ func (c *Client) login(ctx context.Context, conn *conn, token string) (*session,
 		return nil, errors.New("login: no answer in time")
 	}
 	if err != nil {
-		return nil, fmt.Errorf("login: %w", closeError(err))
+		if err = closeError(err); errors.Is(err, errRefused) {
+			// Without an answer this says as well that the login came too late, which is no refusal of the token.
+			err = errors.New("closed without an answer")
+		}
+		return nil, fmt.Errorf("login: %w", err)
 	}
 	return loggedIn(conn, answer)
 }
