@@ -479,10 +479,10 @@ func (c *Client) outcomeOf(m *outgoing, err error) error {
 	return err
 }
 
-// isRefusal reports whether the server has answered that it will not, ever.
+// isRefusal reports whether the server has answered that it will not, ever. What ended the client may be a refusal, too: of a login.
 func isRefusal(err error) bool {
 	var refused *wire.Error
-	return errors.As(err, &refused) && !refused.Retryable()
+	return errors.As(err, &refused) && !refused.Retryable() && !errors.Is(err, ErrClosed)
 }
 
 // tellOutcomes gives OnOutcome what it has not heard. Of a message that is stored it hears once the

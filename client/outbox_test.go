@@ -244,6 +244,81 @@ func TestOutboxSurvivesRestart(t *testing.T) {
 	})
 }
 
+// The next login is refused for good while the answer to a stored message is still to come. What refuses the login does not
+// refuse the message: the next run sends it again, and a Talk says that nobody knows.
+func TestRefusedLoginRefusesNoMessage(t *testing.T) {
+	for _, status := range []wire.Status{wire.StatusUnauthorized, wire.StatusConflict, wire.StatusInvalidBody} {
+		t.Run(status.String(), func(t *testing.T) {
+			bubble(t, func(t *testing.T, f *fake) {
+				outbox := &MemoryOutbox{}
+				var outcomes outcomes
+				alice := start(t, f, "alice", outcomes.into, func(o *Options) { o.Outbox = outbox }).online()
+				synctest.Wait()
+				refuse := false
+				f.intercept(func(l *fakeLink, p *wire.LogicPkt) bool {
+					switch {
+					case p.Command == wire.CmdUserTalk:
+						f.members["u:alice:bob"] = []string{"alice", "bob"}
+						f.store(l, p, "u:alice:bob")
+					case p.Command == wire.CmdGroupTalk:
+					case p.Command == wire.CmdSignIn && refuse:
+						f.refuse(l, p, status)
+					default:
+						return false
+					}
+					return true
+				})
+				alice.send("bob", "one")
+				alice.send("bob", "two")
+				talk := make(chan error)
+				go func() {
+					_, err := alice.TalkGroup(t.Context(), "7", Text("x"))
+					talk <- err
+				}()
+				synctest.Wait()
+				f.do(func() { refuse = true })
+				f.each("alice", func(l *fakeLink) { l.close(1001) })
+				if err := <-talk; !errors.Is(err, ErrOutcomeUnknown) || !errors.Is(err, ErrClosed) {
+					t.Errorf("the talk under way: %v", err)
+				}
+				if err := alice.ended(); err == nil {
+					t.Error("the login was not refused")
+				}
+				equal(t, "told", outcomes.told(), nil)
+				if left, _ := outbox.Load(t.Context()); len(left) != 2 {
+					t.Errorf("left in the Outbox: %+v", left)
+				}
+			})
+		})
+	}
+}
+
+// One client id towards two: what became of one message says nothing of the other.
+func TestOneClientIDTowardsTwo(t *testing.T) {
+	bubble(t, func(t *testing.T, f *fake) {
+		alice := start(t, f, "alice").online()
+		synctest.Wait()
+		f.intercept(func(_ *fakeLink, p *wire.LogicPkt) bool {
+			return p.Command == wire.CmdUserTalk && p.Dest == "carol" // it gets lost
+		})
+		ctx, giveUp := context.WithCancel(t.Context())
+		draft := Draft{Body: "x", ClientID: "7"}
+		talk := make(chan error)
+		go func() {
+			_, err := alice.Talk(ctx, "carol", draft)
+			talk <- err
+		}()
+		synctest.Wait()
+		if _, err := alice.Talk(t.Context(), "bob", draft); err != nil {
+			t.Fatal(err)
+		}
+		giveUp()
+		if err := <-talk; !errors.Is(err, ErrOutcomeUnknown) {
+			t.Errorf("the message to carol: %v", err)
+		}
+	})
+}
+
 // The application ends after a message was answered, but before a message of bob's that comes before it has
 // arrived. It was told, and removed from the Outbox: the next run heard it as if from another device.
 func TestOutcomeWaitsForCursor(t *testing.T) {
