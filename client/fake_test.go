@@ -5,6 +5,7 @@ import (
 	"io"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -241,7 +242,13 @@ func (f *fake) sync(l *fakeLink, p *wire.LogicPkt) *pb.SyncResp {
 			continue
 		}
 		left -= max(n, 1)
-		d := &pb.ConversationDelta{Conversation: id, LastSeq: int64(len(log)), JoinedSeq: joined, Messages: news[:n], ReadSeq: f.read[id+l.account]}
+		d := &pb.ConversationDelta{Conversation: id, Group: id, LastSeq: int64(len(log)), JoinedSeq: joined, Messages: news[:n], ReadSeq: f.read[id+l.account]}
+		if pair, ok := strings.CutPrefix(id, "u:"); ok {
+			one, other, _ := strings.Cut(pair, ":")
+			if d.Group, d.Peer = "", one; one == l.account {
+				d.Peer = other
+			}
+		}
 		if n == len(news) {
 			d.Unread = f.unread(l.account, id)
 		}

@@ -44,8 +44,8 @@ type Inbox struct {
 	// moved are cursors that moved without a message for the application behind which to save them.
 	moved map[string]int64
 
-	// talking are the talks under way by their client id.
-	talking map[string]*talk
+	// talking are the talks under way.
+	talking map[key]*talk
 	// stale: something may be missing that no gap shows.
 	stale bool
 	// round is the number of the last sync begun, and plan what is left of it.
@@ -143,7 +143,7 @@ func NewInbox(o InboxOptions) *Inbox {
 		few: fewConversations, counts: bucketCounts(), size: bucketSize,
 		conversations: map[string]*conversation{},
 		moved:         map[string]int64{},
-		talking:       map[string]*talk{},
+		talking:       map[key]*talk{},
 	}
 }
 
@@ -191,20 +191,20 @@ func (b *Inbox) MayTalk() bool { return b.silent < b.limit }
 
 // Talking notes that a message of this client is on its way, so that it is recognised when it comes
 // back by a sync before its answer. Each Talking is followed by one Sent or Abandoned.
-func (b *Inbox) Talking(clientID string) {
-	t := b.talking[clientID]
+func (b *Inbox) Talking(k key) {
+	t := b.talking[k]
 	if t == nil {
 		t = &talk{}
-		b.talking[clientID] = t
+		b.talking[k] = t
 	}
 	t.waiting++
 }
 
 // Abandoned notes that nobody waits for the answer any more. If the message has come back already,
 // here it is: it counts as sent. If it comes later, it is news to the application.
-func (b *Inbox) Abandoned(clientID string) (Message, bool) {
-	t := b.talking[clientID]
-	b.untalk(clientID)
+func (b *Inbox) Abandoned(k key) (Message, bool) {
+	t := b.talking[k]
+	b.untalk(k)
 	if t == nil || t.stored == nil {
 		return Message{}, false
 	}
@@ -214,13 +214,16 @@ func (b *Inbox) Abandoned(clientID string) (Message, bool) {
 // Sent takes the answer to a talk: m is the own message with its seq.
 func (b *Inbox) Sent(m Message) {
 	b.put(&m)
-	b.untalk(m.ClientID)
+	b.untalk(keyOfMessage(&m))
 }
 
-func (b *Inbox) untalk(clientID string) {
-	if t := b.talking[clientID]; t != nil {
+// keyOfMessage is the key that an own message had on its way.
+func keyOfMessage(m *Message) key { return key{dest{m.Peer, m.Group}, m.ClientID} }
+
+func (b *Inbox) untalk(k key) {
+	if t := b.talking[k]; t != nil {
 		if t.waiting--; t.waiting == 0 {
-			delete(b.talking, clientID)
+			delete(b.talking, k)
 		}
 	}
 }
@@ -373,8 +376,11 @@ func (b *Inbox) roomForPage() bool { return b.room(b.page) && b.queue.changes <=
 // own reports whether m is what a talk under way has sent: the application does not hear of it
 // then, unless it wants the echo.
 func (b *Inbox) own(m *Message) bool {
-	t := b.talking[m.ClientID]
-	if t == nil || m.ClientID == "" || m.Sender != b.Account {
+	if m.ClientID == "" || m.Sender != b.Account {
+		return false
+	}
+	t := b.talking[keyOfMessage(m)]
+	if t == nil {
 		return false
 	}
 	t.stored = m

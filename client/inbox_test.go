@@ -332,7 +332,7 @@ func (w *world) actions() map[string]func(*rapid.T) {
 			if !w.inbox.MayTalk() {
 				return
 			}
-			w.inbox.Talking(clientID)
+			w.inbox.Talking(key{dest{group: id}, clientID})
 			w.flying = append(w.flying, flying{sent: w.append(id, me, clientID)})
 		},
 		"another device of mine reads": func(t *rapid.T) {

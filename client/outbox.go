@@ -279,7 +279,7 @@ func (c *Client) enqueue(m *outgoing) {
 	}
 	l.list = append(l.list, m)
 	c.calls.bytes += m.size
-	c.inbox.Talking(m.Draft.ClientID)
+	c.inbox.Talking(keyOf(m.Outgoing))
 	if m.told {
 		o.told[keyOf(m.Outgoing)] = m
 	}
@@ -449,7 +449,7 @@ func (c *Client) finish(m *outgoing, err error) {
 func (c *Client) finishLocked(m *outgoing, err error) {
 	if err == nil {
 		m.sent = sentOf(m.message(c.account))
-	} else if stored, ok := c.inbox.Abandoned(m.Draft.ClientID); ok {
+	} else if stored, ok := c.inbox.Abandoned(keyOf(m.Outgoing)); ok {
 		m.sent, err = sentOf(stored), nil // it has come back, though its answer has not
 	}
 	m.err = c.outcomeOf(m, err)
