@@ -233,7 +233,7 @@ func (f *fake) sync(l *fakeLink, p *wire.LogicPkt) *pb.SyncResp {
 		}
 		k, log, joined := named[id], f.logs[id], f.joined[id+l.account]
 		news := log[min(max(k.GetSeq(), joined), int64(len(log))):]
-		if len(news) == 0 && (!f.modern() || k != nil && k.GetSeq() >= joined && (k.ReadSeq == nil || k.GetReadSeq() == f.read[id+l.account])) {
+		if len(news) == 0 && (!f.modern() || k != nil && k.GetSeq() >= joined && k.GetSeq() <= int64(len(log)) && (k.ReadSeq == nil || k.GetReadSeq() == f.read[id+l.account])) {
 			continue
 		}
 		n := min(left, len(news))

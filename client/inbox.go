@@ -490,6 +490,17 @@ func (b *Inbox) move(id string, c *conversation, seq int64) {
 	b.moved[id] = seq
 }
 
+// setBack moves the cursor back to seq, the last that there is: the service was restored from a backup. What is held back
+// may be of the time before that, and what was pushed since may have been taken for a repetition: another sync brings it.
+func (b *Inbox) setBack(id string, c *conversation, seq int64) {
+	for held := range c.early {
+		b.release(c, held)
+	}
+	c.read = reading{through: seq}
+	b.move(id, c, seq)
+	b.stale = true
+}
+
 func (b *Inbox) release(c *conversation, seq int64) {
 	e, ok := c.early[seq]
 	if !ok {

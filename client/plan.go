@@ -235,14 +235,18 @@ func (b *Inbox) delta(d *Delta) bool {
 	known, cursor, position := c.known, c.cursor, c.read
 	b.open(d.Conversation, c, d.Peer, d.Group)
 	b.messages(d, c)
-	reached := max(b.plan.asked[d.Conversation], d.JoinedSeq)
+	asked := b.plan.asked[d.Conversation]
+	if last := max(d.LastSeq, d.JoinedSeq); asked > last && c.cursor == asked {
+		b.setBack(d.Conversation, c, last)
+	}
+	reached := max(asked, d.JoinedSeq)
 	if n := len(d.Messages); n > 0 {
 		reached = d.Messages[n-1].Seq
 	}
 	if b.modern && reached >= d.LastSeq {
 		b.position(d.Conversation, c, ReadPosition{Seq: d.ReadSeq, Unread: d.Unread, LastSeq: d.LastSeq}, false)
 	}
-	return !known || c.cursor > cursor || c.read.known != position.known || c.read.seq != position.seq
+	return !known || c.cursor != cursor || c.read.known != position.known || c.read.seq != position.seq
 }
 
 // messages puts the messages of one conversation. The server leaves nothing out that the account

@@ -13,8 +13,9 @@ import (
 type Store interface {
 	// Load returns all cursors; Run calls it once, first, and ends with its error.
 	Load(ctx context.Context) (map[string]int64, error)
-	// Save keeps one cursor, which may be 0. It is called by one goroutine at a time and with growing
-	// seqs; an error is logged, and the next Save of the conversation makes up for it.
+	// Save keeps one cursor, which may be 0. It is called by one goroutine at a time; a smaller seq than before
+	// says that the service was restored from a backup. An error is logged, and the next Save of the
+	// conversation makes up for it.
 	Save(ctx context.Context, conversation string, seq int64) error
 	// Delete forgets the cursor of a conversation that the account does not belong to any more.
 	Delete(ctx context.Context, conversation string) error
