@@ -107,8 +107,8 @@ func (c *Client) History(ctx context.Context, q HistoryQuery) (HistoryPage, erro
 }
 
 // Sync asks for what may be missing, which happens by itself after each login, and returns when all
-// of it waits for OnMessage or has been given to it. It waits for a connection. A server without
-// the feature is errors.ErrUnsupported.
+// of it waits for OnMessage or has been given to it. It waits for a connection, and for room: not to be called from an
+// On function, without whose return there may never be any. A server without the feature is errors.ErrUnsupported.
 func (c *Client) Sync(ctx context.Context) error {
 	if err := c.Online(ctx); err != nil {
 		return err

@@ -263,6 +263,10 @@ func (b *Inbox) End() {
 	}
 }
 
+// Complete reports whether the sync that has ended brought all there was: nothing was dropped for lack of room, and no
+// server has said meanwhile that there is more.
+func (b *Inbox) Complete() bool { return !b.stale }
+
 // Fail notes that the sync begun last did not reach its end.
 func (b *Inbox) Fail() { b.stale = true }
 

@@ -594,3 +594,33 @@ func TestServerBehindClient(t *testing.T) {
 		}
 	}
 }
+
+// Pushes that fill the inbox while a page is on its way have the page dropped: that sync has not brought everything.
+func TestCrowdedSyncIsNotComplete(t *testing.T) {
+	b := NewInbox(InboxOptions{Limit: 4, Page: 2, Chunk: 2})
+	b.Connected(true)
+	sync := func() {
+		t.Helper()
+		if b.SyncWanted() != WantNow {
+			t.Fatal("no sync is wanted")
+		}
+		b.Begin()
+		b.Request()
+	}
+	page := Answer{Deltas: []Delta{{Conversation: "1", LastSeq: 2, Messages: []Message{{Conversation: "1", Seq: 1}, {Conversation: "1", Seq: 2}}}}}
+	sync()
+	for seq := range int64(4) {
+		b.Push(Message{Conversation: "2", Seq: seq + 1})
+	}
+	b.Page(page)
+	if b.End(); b.Complete() {
+		t.Error("it is complete, though the page was dropped")
+	}
+	for _, ok := b.Next(); ok; _, ok = b.Next() {
+	}
+	sync()
+	b.Page(page)
+	if b.End(); !b.Complete() {
+		t.Error("the next one is not complete")
+	}
+}

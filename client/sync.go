@@ -83,8 +83,10 @@ func (c *Client) syncPage(ctx context.Context, s *session, round int) (more bool
 	case !more:
 		c.inbox.End()
 		c.page = c.inbox.page
-		c.synced = round
-		c.broadcast()
+		if c.inbox.Complete() {
+			c.synced = round
+			c.broadcast()
+		}
 		return false, nil
 	case !c.inbox.roomForPage():
 		c.inbox.Fail() // the application is behind: it goes on when there is room
