@@ -37,8 +37,9 @@ type entry struct {
 	*storage.Draft
 	target *target
 	key    int64 // clientKey, if ClientID is set
-	// tried is the message id of an attempt whose commit may have happened, and did if triedSeq is not 0.
-	tried, triedSeq int64
+	// tried are the message ids of the attempts whose commit may have happened, and triedID and triedSeq those of the one that did, or 0.
+	tried             []int64
+	triedID, triedSeq int64
 }
 
 // target is one conversation that the batch appends to.
@@ -122,8 +123,8 @@ func (b *batch) failed(err error) error {
 // push is still owed.
 func (b *batch) noteTried() {
 	for i := range b.entries {
-		if e := &b.entries[i]; e.Err == nil && !e.Duplicate {
-			e.tried = e.MessageID
+		if e := &b.entries[i]; e.Err == nil && !e.Duplicate && !slices.Contains(e.tried, e.MessageID) {
+			e.tried = append(e.tried, e.MessageID)
 		}
 	}
 }
@@ -328,13 +329,13 @@ func (s *Store) lookUp(tx *gorm.DB, b *batch) error {
 	return nil
 }
 
-// lookUpTried finds out what became of the attempts whose commit may have happened. They are over:
-// the conversations are locked.
+// lookUpTried finds out what became of the attempts whose commit may have happened. They are over, for the conversations are
+// locked, but for a pending one: that may still come, before this attempt's lock or after it is lost.
 func (s *Store) lookUpTried(tx *gorm.DB, b *batch) error {
 	var ids []any
 	for _, e := range b.entries {
-		if e.tried != 0 {
-			ids = append(ids, e.tried)
+		for _, id := range e.tried {
+			ids = append(ids, id)
 		}
 	}
 	seqs := make(map[int64]int64, len(ids))
@@ -351,8 +352,11 @@ func (s *Store) lookUpTried(tx *gorm.DB, b *batch) error {
 	}
 	for i := range b.entries {
 		e := &b.entries[i]
-		if e.triedSeq = seqs[e.tried]; e.triedSeq == 0 {
-			e.tried = 0
+		e.triedID, e.triedSeq = 0, 0
+		for _, id := range e.tried {
+			if seq := seqs[id]; seq != 0 {
+				e.triedID, e.triedSeq = id, seq
+			}
 		}
 	}
 	b.inDoubt = b.pending || len(seqs) > 0
@@ -372,7 +376,7 @@ func (s *Store) number(b *batch) (fresh []entry, err error) {
 			continue
 		}
 		if e.triedSeq != 0 {
-			e.Conversation, e.Seq, e.MessageID, e.Members = t.id, e.triedSeq, e.tried, t.members.readers(e.triedSeq)
+			e.Conversation, e.Seq, e.MessageID, e.Members = t.id, e.triedSeq, e.triedID, t.members.readers(e.triedSeq)
 			continue
 		}
 		var was stored

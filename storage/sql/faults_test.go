@@ -26,6 +26,8 @@ type faultyPool struct {
 	// insert and commit are asked before those statements; after a commit that failed with
 	// errAfter it has happened all the same. They return nil to do no harm.
 	insert, commit func() error
+	// rolledBack is told of a transaction that was undone. May be nil.
+	rolledBack func()
 }
 
 // errAfter: the connection broke after the server had committed.
@@ -56,6 +58,14 @@ func (t *faultyTx) Commit() error {
 		return errors.Join(err, t.Tx.Rollback())
 	}
 	return t.Tx.Commit()
+}
+
+func (t *faultyTx) Rollback() error {
+	err := t.Tx.Rollback()
+	if t.pool.rolledBack != nil {
+		t.pool.rolledBack()
+	}
+	return err
 }
 
 // fails returns errs one after the other, and then nil.

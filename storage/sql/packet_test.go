@@ -127,6 +127,34 @@ func TestPacketThatComesLate(t *testing.T) {
 	require.Len(t, bodies(t, s), 3)
 }
 
+// A packet that is executed between two further attempts, both of which look for it: the message is stored once, and is no duplicate.
+func TestPacketThatComesBetweenAttempts(t *testing.T) {
+	for _, id := range []string{"a", ""} {
+		t.Run("client_id "+id, func(t *testing.T) {
+			s := newStore(t, Options{Driver: DriverMySQL, DSN: component.Database(t, component.MySQL(t))})
+			require.NoError(t, s.Append(t.Context(), drafts("first")))
+			var late string
+			send := s.send
+			s.send = func(_ context.Context, packet string) error {
+				late = packet
+				return errCommit
+			}
+			s.writer.Statement.ConnPool = &faultyPool{DB: s.pools[0], commit: fails(), insert: fails(mysql.ErrInvalidConn), rolledBack: func() {
+				if late != "" {
+					require.NoError(t, send(t.Context(), late))
+					late = ""
+				}
+			}}
+			batch := drafts(id)
+			require.NoError(t, s.Append(t.Context(), batch))
+			require.Empty(t, late, "it was executed")
+			require.Len(t, bodies(t, s), 2)
+			require.False(t, batch[0].Duplicate, "the push is owed")
+			require.EqualValues(t, 2, batch[0].Seq)
+		})
+	}
+}
+
 // A message of which nobody knows whether it is stored, because the packet may yet come, is in doubt.
 func TestPacketThatMayComeIsInDoubt(t *testing.T) {
 	s := newStore(t, Options{Driver: DriverMySQL, DSN: component.Database(t, component.MySQL(t))})
