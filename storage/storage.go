@@ -60,8 +60,8 @@ type Draft struct {
 	// SendTime is the server's time.
 	SendTime int64
 
-	// Set by Append where Err is nil. A repeated ClientID gets what was stored the first time,
-	// SendTime included, and Duplicate.
+	// Set by Append where Err is nil. A repeated ClientID gets what was stored the first time, SendTime, Type, Body and Extra
+	// included, and Duplicate.
 	Conversation int64
 	Seq          int64
 	MessageID    int64

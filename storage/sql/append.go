@@ -56,14 +56,15 @@ type target struct {
 	version int64
 	was     int64 // lastSeq before, if nothing was read
 	members *members
-	stored  map[int64]stored
+	stored  map[int64]*storage.Draft // what is stored under a clientKey
 	moved   bool
 }
 
-// stored is what a message with a ClientID got the first time.
-type stored struct {
-	sender, clientID         string
-	seq, messageID, sendTime int64
+func (t *target) store(key int64, d *storage.Draft) {
+	if t.stored == nil {
+		t.stored = make(map[int64]*storage.Draft)
+	}
+	t.stored[key] = d
 }
 
 // Append implements storage.Messages.
@@ -310,17 +311,14 @@ func (s *Store) lookUp(tx *gorm.DB, b *batch) error {
 		}
 		err := s.query(tx, func(rows *stdsql.Rows) error {
 			var id, key int64
-			var was stored
-			if err := rows.Scan(&id, &key, &was.sender, (*clientID)(&was.clientID), &was.seq, &was.messageID, &was.sendTime); err != nil {
+			was := new(storage.Draft)
+			if err := rows.Scan(&id, &key, &was.Sender, (*clientID)(&was.ClientID), &was.Seq, &was.MessageID, &was.SendTime,
+				&was.Type, &was.Body, (*octets)(&was.Extra)); err != nil {
 				return err
 			}
-			t := byID[id]
-			if t.stored == nil {
-				t.stored = make(map[int64]stored)
-			}
-			t.stored[key] = was
+			byID[id].store(key, was)
 			return nil
-		}, "SELECT conversation_id, client_key, sender, client_id, seq, message_id, send_time FROM messages"+s.dialect.index("messages_client")+
+		}, "SELECT conversation_id, client_key, sender, client_id, seq, message_id, send_time, type, body, extra FROM messages"+s.dialect.index("messages_client")+
 			" WHERE "+where.String()+")", args...)
 		if err != nil {
 			return fmt.Errorf("look up client ids: %w", err)
@@ -379,23 +377,23 @@ func (s *Store) number(b *batch) (fresh []entry, err error) {
 			e.Conversation, e.Seq, e.MessageID, e.Members = t.id, e.triedSeq, e.triedID, t.members.readers(e.triedSeq)
 			continue
 		}
-		var was stored
-		var taken bool
+		var was *storage.Draft
 		if e.ClientID != "" {
-			was, taken = t.stored[e.key]
+			was = t.stored[e.key]
 		}
 		member := t.members.has(e.Sender)
 		switch {
-		case taken && was.sender == e.Sender && was.clientID == e.ClientID:
-			e.Conversation, e.Seq, e.MessageID, e.SendTime, e.Duplicate = t.id, was.seq, was.messageID, was.sendTime, true
+		case was != nil && was.Sender == e.Sender && was.ClientID == e.ClientID:
+			e.Conversation, e.Seq, e.MessageID, e.SendTime, e.Duplicate = t.id, was.Seq, was.MessageID, was.SendTime, true
+			e.Type, e.Body, e.Extra = was.Type, was.Body, was.Extra
 			if member { // who has quit gets its answer (I3), and reaches nobody, whatever it says now (I9)
-				e.Members = t.members.readers(was.seq)
+				e.Members = t.members.readers(was.Seq)
 			}
 			continue
 		case !member:
 			e.Err = storage.ErrNotMember
 			continue
-		case taken:
+		case was != nil:
 			e.Err = fmt.Errorf("%w: this client_id cannot be told from another one here", storage.ErrInvalid)
 			continue
 		}
@@ -407,10 +405,7 @@ func (s *Store) number(b *batch) (fresh []entry, err error) {
 		t.moved = true
 		e.Seq, e.MessageID = t.lastSeq, t.lastID
 		if e.ClientID != "" {
-			if t.stored == nil {
-				t.stored = make(map[int64]stored)
-			}
-			t.stored[e.key] = stored{e.Sender, e.ClientID, e.Seq, e.MessageID, e.SendTime}
+			t.store(e.key, e.Draft)
 		}
 		fresh = append(fresh, e)
 		last = max(last, e.MessageID)

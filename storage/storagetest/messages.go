@@ -279,6 +279,11 @@ func testIdempotent(t *testing.T, open MessagesFactory) {
 	same(twice, batch[3])
 	require.EqualValues(t, []int64{3, 4, 5}, []int64{batch[0].Seq, twice.Seq, batch[4].Seq}, "no gap")
 
+	// What it says now does not count.
+	changed := again(first[0])
+	changed.Type, changed.Body, changed.Extra = 7, "something else", "more"
+	same(first[0], put(t, s, changed)[0])
+
 	// In another conversation it is another message.
 	other := put(t, s, with(draft("alice", "carol", "once"), "id-1"))[0]
 	require.False(t, other.Duplicate)
