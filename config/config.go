@@ -70,7 +70,7 @@ type Consul struct {
 type Database struct {
 	Driver         string `koanf:"driver" doc:"mysql (MySQL 8 or later, MariaDB 10.11 or later) or sqlite (one process only)."`
 	DSN            string `koanf:"dsn" secret:"password" doc:"mysql: user:password@tcp(host:3306)/database. sqlite: the file's path. Required by logic and migrate."`
-	MaxOpen        int    `koanf:"max_open" doc:"Most connections of one node to MySQL. SQLite has one writer and as many readers as it needs."`
+	MaxOpen        int    `koanf:"max_open" doc:"Most connections of one node to MySQL, half of them for what is written; at least 3. SQLite has one writer and as many readers as it needs."`
 	MigrateOnStart bool   `koanf:"migrate_on_start" doc:"Bring the schema up to date when logic starts. In a cluster run 'hermod migrate' instead."`
 }
 

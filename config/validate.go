@@ -69,7 +69,7 @@ func (c Config) validateCommon(v *validation) {
 	v.oneOf("database.driver", c.Database.Driver, DriverMySQL, DriverSQLite)
 	v.oneOf("sessions.driver", c.Sessions.Driver, DriverRedis, DriverMemory)
 	v.atLeast("registry.consul.ttl", c.Registry.Consul.TTL, minConsulTTL)
-	v.between("database.max_open", c.Database.MaxOpen, 1, 10_000)
+	v.between("database.max_open", c.Database.MaxOpen, 3, 10_000)
 	v.atLeast("sessions.lease", c.Sessions.Lease, minLease)
 	v.between("sessions.redis.db", c.Sessions.Redis.DB, 0, 1<<20)
 	v.between("ids.node", c.IDs.Node, -1, maxIDNode)

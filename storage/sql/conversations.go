@@ -161,7 +161,7 @@ func (s *Store) resolve(ctx context.Context, pairs []pair) (map[pair]int64, erro
 	if len(uncached) == 0 {
 		return ids, nil
 	}
-	if err := s.findPairs(s.reader.WithContext(ctx), uncached, ids); err != nil {
+	if err := s.findPairs(s.writer.WithContext(ctx), uncached, ids); err != nil {
 		return nil, err
 	}
 	if unmade := missing(); len(unmade) > 0 {

@@ -107,7 +107,8 @@ func sqliteTransient(err error) bool {
 	return errors.As(err, &e) && (e.Primary() == sqlite.Busy || e.Primary() == sqlite.Locked)
 }
 
-// openMySQL opens the one pool.
+// openMySQL opens a pool for what is written and another for what is read: pages that are slow to read leave the commits their
+// connections. The writers are two at least, because a migration has one beside the one that holds its lock.
 func (s *Store) openMySQL(o Options) error {
 	cfg, err := mysqldriver.ParseDSN(o.DSN)
 	if err != nil {
@@ -132,14 +133,20 @@ func (s *Store) openMySQL(o Options) error {
 	if err != nil {
 		return err
 	}
-	pool := stdsql.OpenDB(sessionConnector{inner})
-	pool.SetMaxOpenConns(o.MaxOpenConns)
-	pool.SetMaxIdleConns(o.MaxOpenConns)
-	pool.SetConnMaxLifetime(o.ConnMaxLifetime)
-	pool.SetConnMaxIdleTime(frozenAfter / 2) // before the server closes it
-	s.pools = []*stdsql.DB{pool}
-	s.writer, err = wrap(mysql.New(mysql.Config{Conn: pool, DSNConfig: cfg, SkipInitializeWithVersion: true}))
-	s.reader = s.writer
+	open := func(conns int) (*gorm.DB, error) {
+		pool := stdsql.OpenDB(sessionConnector{inner})
+		pool.SetMaxOpenConns(conns)
+		pool.SetMaxIdleConns(conns)
+		pool.SetConnMaxLifetime(o.ConnMaxLifetime)
+		pool.SetConnMaxIdleTime(frozenAfter / 2) // before the server closes it
+		s.pools = append(s.pools, pool)
+		return wrap(mysql.New(mysql.Config{Conn: pool, DSNConfig: cfg, SkipInitializeWithVersion: true}))
+	}
+	writers := max(2, o.MaxOpenConns/2)
+	if s.writer, err = open(writers); err != nil {
+		return err
+	}
+	s.reader, err = open(max(1, o.MaxOpenConns-writers))
 	return err
 }
 

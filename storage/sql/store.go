@@ -35,7 +35,8 @@ type Options struct {
 	// reads it, the parameters that hermod needs being added; for SQLite the path of the file, which
 	// is made if missing, its folder not.
 	DSN string
-	// MaxOpenConns bounds the connections to MySQL. Defaults to 16. SQLite has one writer and as many readers.
+	// MaxOpenConns bounds the connections to MySQL, half of which are for what is written. Defaults to 16, at least 3. SQLite has
+	// one writer and as many readers.
 	MaxOpenConns int
 	// ConnMaxLifetime is after how long a connection to MySQL is replaced, so that moved servers and
 	// idle timeouts on the way do no harm. Defaults to 2 minutes.
@@ -79,9 +80,10 @@ type Store struct {
 	ids     storage.IDs
 	dialect dialect
 	now     func() time.Time
-	// writer and reader are the same on MySQL; on SQLite the writer is one connection.
+	// writer and reader are pools, so that no page that is slow to read keeps a message from being stored. On SQLite the writer is
+	// one connection.
 	writer, reader *gorm.DB
-	pools          []*stdsql.DB
+	pools          []*stdsql.DB // theirs, in this order
 
 	conversations *otter.Cache[pair, int64]     // ids of conversations of two; they never change
 	members       *otter.Cache[int64, *members] // of groups, valid for one member_version
