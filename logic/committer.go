@@ -220,7 +220,7 @@ func (s *shard) commit(batch []*utterance) {
 		reaches := len(u.draft.Members) > 0 // else it settles no doubt: the sender has quit, and the others are hinted
 		if err != nil {
 			if errors.Is(err, storage.ErrInDoubt) && u.draft.Err == nil && reaches {
-				s.doubt(&u.draft, start)
+				s.doubt(&u.draft, time.Now())
 			}
 			u.draft.Err = errBusy
 		} else if reaches && s.doubts.resolve(&u.draft) {

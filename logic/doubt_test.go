@@ -7,6 +7,7 @@ import (
 	"io"
 	"slices"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -23,12 +24,14 @@ import (
 type brokenCommits struct {
 	storage.Messages
 	broken bool
+	takes  time.Duration
 	quit   bool // the senders have
 	down   error
 	stored map[string]bool
 }
 
 func (b *brokenCommits) Append(_ context.Context, drafts []*storage.Draft) error {
+	time.Sleep(b.takes)
 	for _, d := range drafts {
 		d.Err, d.Duplicate, d.Members = nil, b.stored[d.ClientID], []string{d.Sender, d.Dest}
 		if b.quit {
@@ -100,6 +103,22 @@ func TestMessageInDoubtIsPushedWhenItIsSentAgain(t *testing.T) {
 	say()
 	require.Equal(t, wire.StatusSuccess, asked.last())
 	require.Len(t, pushed.packets, 1, "an old client would show it twice")
+}
+
+// A commit that is given up after its timeout: its sender, who has heard of it only then, is waited for all the same.
+func TestSenderIsWaitedForAfterTheCommit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMetrics(prometheus.NewRegistry())
+		cfg := Config{Shards: 1, Timeout: 10 * time.Second, Now: time.Now}
+		d := newDispatcher(cfg, memory.NewSessions(memory.Options{}), new(recorder), apart{}, m, quiet())
+		committer := newCommitter(cfg, &brokenCommits{broken: true, takes: cfg.Timeout, stored: map[string]bool{}}, d, apart{}, m, quiet())
+		s := committer.shards[0]
+		s.commit([]*utterance{{draft: storage.Draft{App: "a", Sender: "alice", Dest: "bob", Kind: storage.KindUser, ClientID: "1"}}})
+		committer.hintDue(t.Context(), time.Now().Add(doubtWait-time.Millisecond))
+		require.True(t, committer.inDoubt())
+		committer.hintDue(t.Context(), time.Now().Add(doubtWait))
+		require.False(t, committer.inDoubt())
+	})
 }
 
 // Flaw 8: a message that was stored by a commit without an answer, and that its sender does not send

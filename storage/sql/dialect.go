@@ -163,7 +163,12 @@ var sessionSetup = []string{
 	// would undo its escaping.
 	"SET NAMES utf8mb4",
 	fmt.Sprintf("SET SESSION wait_timeout = %d", int(frozenAfter.Seconds())),
+	fmt.Sprintf("SET SESSION innodb_lock_wait_timeout = %d", int(lockWait.Seconds())),
 }
+
+// lockWait is how long a statement waits for a lock: less than anybody waits for a commit, so that none that was given up, whose
+// message is in doubt, is executed much later. Who waited in vain tries again.
+const lockWait = 5 * time.Second
 
 // frozenAfter is after how long without a statement the server takes a connection for dead. A node that is
 // frozen in the middle of a transaction holds its conversations' locks, its sockets being alive:

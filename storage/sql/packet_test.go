@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/go-sql-driver/mysql"
 	"github.com/stretchr/testify/require"
@@ -164,6 +165,37 @@ func TestPacketThatMayComeIsInDoubt(t *testing.T) {
 	batch := drafts("a")
 	require.ErrorIs(t, s.Append(t.Context(), batch), storage.ErrInDoubt)
 	require.Equal(t, []string{"alice", "bob"}, batch[0].Members)
+}
+
+// A packet that waits for a lock is given up by the server before its sender gives up: it is not executed later, when everybody
+// has been told to look for it.
+func TestPacketThatWaitsForALock(t *testing.T) {
+	o := Options{Driver: DriverMySQL, DSN: component.Database(t, component.MySQL(t))}
+	s, other := newStore(t, o), newStore(t, o)
+	require.NoError(t, s.Append(t.Context(), drafts("first")))
+	locked := other.writer.Begin()
+	require.NoError(t, locked.Exec("SELECT id FROM conversations FOR UPDATE").Error)
+	ctx, cancel := context.WithTimeout(t.Context(), lockWait+2*time.Second)
+	defer cancel()
+	err := s.Append(ctx, drafts("a"))
+	require.Error(t, err)
+	require.NotErrorIs(t, err, storage.ErrInDoubt)
+	require.NoError(t, locked.Rollback().Error)
+	require.NoError(t, s.Append(t.Context(), drafts("b"))) // takes the lock behind whatever waited for it
+	require.Len(t, bodies(t, s), 2)
+}
+
+// Pages that are slow to read have the readers' connections, all of them; a message is stored all the same, also the first of its
+// conversation.
+func TestReadersLeaveTheWriterAlone(t *testing.T) {
+	s := newStore(t, Options{Driver: DriverMySQL, DSN: component.Database(t, component.MySQL(t)), MaxOpenConns: 3})
+	conn, err := s.pools[1].Conn(t.Context())
+	require.NoError(t, err)
+	defer conn.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	require.NoError(t, s.Append(ctx, drafts("first")))
+	require.NoError(t, s.Append(ctx, drafts("second")))
 }
 
 // Members are those of the commit: who has quit cannot write, who has joined is told.
