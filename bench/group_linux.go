@@ -40,11 +40,10 @@ type groupRun struct {
 	failed     chan error   // capacity 1: the first
 }
 
-// receiver is what one connection has got of the group: all up to highest but missing.
+// receiver is what one connection has got of the group: all seqs up to highest but missing.
 type receiver struct {
 	highest            int64
 	missing            map[int64]struct{} // nil for almost all
-	count              int64
 	doubled, reordered int64
 }
 
@@ -63,7 +62,25 @@ type groupSender struct {
 type groupSending struct {
 	at             time.Time
 	acked, refused bool
-	left           int // receivers that do not have it
+	left           int         // receivers that do not have it
+	reached        receiverSet // those that have it; nil before the first and after the last
+}
+
+// deliver notes that a receiver, of online, has got the message, and reports whether that is new.
+func (m *groupSending) deliver(receiver, online int) bool {
+	if m.left == 0 {
+		return false
+	}
+	if m.reached == nil {
+		m.reached = newReceiverSet(online)
+	}
+	if !m.reached.add(receiver) {
+		return false
+	}
+	if m.left--; m.left == 0 {
+		m.reached = nil // of thousands of messages, only those under way take room
+	}
+	return true
 }
 
 // Group runs the load and returns what was measured. An error means that the run says nothing.
@@ -355,32 +372,38 @@ func (r *groupRun) received(i int, payload []byte) {
 	if !c.take(seq) {
 		return
 	}
-	if r.measuring.Load() {
-		r.deliveries.Add(1)
-	}
 	sender, err1 := strconv.ParseUint(string(text[:2]), 16, 8)
 	n, err2 := strconv.ParseUint(string(text[2:MinSize]), 16, 32)
 	if err1 != nil || err2 != nil || int(sender) >= len(r.senders) {
 		r.check(errors.New("a body was changed on the way"))
 		return
 	}
-	r.senders[sender].delivered(i, int(n))
+	if !r.senders[sender].delivered(i, int(n)) {
+		c.doubled++ // stored twice: each has a seq of its own
+	}
 }
 
-func (s *groupSender) delivered(receiver, n int) {
+// delivered reports whether message n is new to the receiver.
+func (s *groupSender) delivered(receiver, n int) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if n < 1 || n > len(s.sent) {
-		return
+		return true
 	}
 	m := &s.sent[n-1]
-	m.left--
-	if s.run.measuring.Load() && receiver%16 == 0 { // enough for a distribution
-		s.run.deliver.record(receiver, time.Since(m.at))
+	if !m.deliver(receiver, s.run.o.Online) {
+		return false
+	}
+	if s.run.measuring.Load() {
+		s.run.deliveries.Add(1)
+		if receiver%16 == 0 { // enough for a distribution
+			s.run.deliver.record(receiver, time.Since(m.at))
+		}
 	}
 	if m.left == 0 && m.acked {
 		s.loop.done()
 	}
+	return true
 }
 
 // take notes a seq and reports whether it is new.
@@ -402,7 +425,6 @@ func (c *receiver) take(seq int64) bool {
 		delete(c.missing, seq)
 		c.reordered++
 	}
-	c.count++
 	return true
 }
 
@@ -451,7 +473,7 @@ func (r *groupRun) sum(res *GroupResult) {
 			switch {
 			case m.acked:
 				acked++
-				res.Lost += int64(max(0, m.left))
+				res.Lost += int64(m.left)
 			case !m.refused:
 				res.Unanswered++
 			}
