@@ -143,8 +143,11 @@ func (p *pair) done() {
 
 // answer takes what the pair's sender gets.
 func (p *pair) answer(m *wire.LogicPkt) error {
-	if m.Command != wire.CmdUserTalk || m.Flag != wire.FlagResponse {
+	if m.Command != wire.CmdUserTalk {
 		return nil
+	}
+	if m.Flag != wire.FlagResponse {
+		return p.run.push(p.from.account, m) // nothing is for a sender
 	}
 	n := int(m.Sequence)
 	p.mu.Lock()
@@ -170,7 +173,10 @@ func (p *pair) answer(m *wire.LogicPkt) error {
 }
 
 // push takes what the pair's receiver gets, of any sender.
-func (p *pair) push(m *wire.LogicPkt) error {
+func (p *pair) push(m *wire.LogicPkt) error { return p.run.push(p.to.account, m) }
+
+// push takes what an account gets.
+func (r *talkRun) push(account string, m *wire.LogicPkt) error {
 	if m.Command != wire.CmdUserTalk || m.Flag != wire.FlagPush {
 		return nil
 	}
@@ -182,23 +188,26 @@ func (p *pair) push(m *wire.LogicPkt) error {
 	if err != nil {
 		return fmt.Errorf("a body was changed on the way: %w", err)
 	}
-	if sender := p.run.senders[push.Sender]; sender != nil {
-		sender.arrived(int(n))
+	if sender := r.senders[push.Sender]; sender == nil || !sender.arrived(int(n), account) {
+		r.misdirected.Add(1)
+		what := fmt.Sprintf("%s got message %d of %s", account, n, push.Sender)
+		r.misdirection.CompareAndSwap(nil, &what)
 	}
 	return nil
 }
 
-func (p *pair) arrived(n int) {
+// arrived notes that an account has got message n, and reports whether it is for it.
+func (p *pair) arrived(n int, account string) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if n < 1 || n > len(p.sent) {
-		return
+	if n < 1 || n > len(p.sent) || account != p.receivers[(n-1)%len(p.receivers)] {
+		return false
 	}
 	s, highest := &p.sent[n-1], &p.highest[(n-1)%len(p.highest)]
 	switch {
 	case s.delivered:
 		p.doubled++
-		return
+		return true
 	case n < *highest:
 		p.reordered++
 	default:
@@ -212,6 +221,7 @@ func (p *pair) arrived(n int) {
 	if s.acked {
 		p.done()
 	}
+	return true
 }
 
 // sum adds the pair's counts to the result.

@@ -77,11 +77,14 @@ type TalkResult struct {
 	Reordered  int64            `json:"reordered"`  // delivered after one that was sent later
 	Unanswered int64            `json:"unanswered"` // neither acknowledged nor refused
 	Refused    map[string]int64 `json:"refused,omitempty"`
+
+	Misdirected  int64  `json:"misdirected,omitempty"`  // given to an account that they are not for
+	Misdirection string `json:"misdirection,omitempty"` // the first of those
 }
 
-// Clean reports whether nothing was lost, doubled, reordered or left unanswered.
+// Clean reports whether nothing was lost, doubled, reordered, left unanswered or misdirected.
 func (r *TalkResult) Clean() bool {
-	return r.Lost == 0 && r.Doubled == 0 && r.Reordered == 0 && r.Unanswered == 0
+	return r.Lost == 0 && r.Doubled == 0 && r.Reordered == 0 && r.Unanswered == 0 && r.Misdirected == 0
 }
 
 // talkRun is one run of Talk.
@@ -96,6 +99,10 @@ type talkRun struct {
 	deliver   *recorder
 	measuring atomic.Bool
 	delivered atomic.Int64
+
+	misdirected  atomic.Int64
+	misdirection atomic.Pointer[string] // the first
+
 	// warm has capacity for every pair: each has sent to all of its receivers.
 	warm   chan struct{}
 	failed chan error // capacity 1: the first
@@ -231,10 +238,19 @@ func (r *talkRun) run(ctx context.Context) (*TalkResult, error) {
 	if ctx.Err() != nil {
 		return nil, ctx.Err()
 	}
-	for _, p := range r.pairs {
-		p.sum(result)
-	}
+	r.sum(result)
 	return result, nil
+}
+
+// sum adds up what the pairs have counted.
+func (r *talkRun) sum(res *TalkResult) {
+	for _, p := range r.pairs {
+		p.sum(res)
+	}
+	res.Misdirected = r.misdirected.Load()
+	if what := r.misdirection.Load(); what != nil {
+		res.Misdirection = *what
+	}
 }
 
 // check notes the first error of a connection, unless the run is over.

@@ -27,7 +27,7 @@ func benchCommand() *cobra.Command {
 }
 
 // errUnclean makes a run that lost, doubled or reordered something fail.
-var errUnclean = errors.New("messages were lost, doubled, reordered or left unanswered")
+var errUnclean = errors.New("messages were lost, doubled, reordered, left unanswered or given to a wrong account")
 
 // benchLoad is what the commands of bench have in common: where the servers are, what is measured,
 // and how the result is shown.
@@ -345,6 +345,9 @@ func printTalk(w io.Writer, r *bench.TalkResult) error {
 	printLatency(w, "send → deliver", r.Deliver)
 	printCost(w, "CPU", "µs/message", r.CPU)
 	printRefused(w, r.Refused)
+	if r.Misdirected > 0 {
+		fmt.Fprintf(w, "  misdirected     %d, the first: %s\n", r.Misdirected, r.Misdirection)
+	}
 	_, err := fmt.Fprintf(w, "  sent %d · acked %d · lost %d · doubled %d · reordered %d · unanswered %d\n",
 		r.Sent, r.Acked, r.Lost, r.Doubled, r.Reordered, r.Unanswered)
 	return err
