@@ -76,18 +76,26 @@ type GroupResult struct {
 	// CPU is µs per delivery.
 	CPU Cost `json:"cpu_us_per_delivery"`
 
-	Sent       int64            `json:"sent"`
-	Acked      int64            `json:"acked"`
-	Lost       int64            `json:"lost"`       // deliveries of acknowledged messages that never came
-	Doubled    int64            `json:"doubled"`    // deliveries that came again
-	Reordered  int64            `json:"reordered"`  // deliveries after one with a larger seq
-	Unanswered int64            `json:"unanswered"` // messages neither acknowledged nor refused
-	Refused    map[string]int64 `json:"refused,omitempty"`
-	Dropped    int64            `json:"dropped"` // connections that ended
-	Dropage    string           `json:"dropped_for,omitempty"`
+	Sent       int64    `json:"sent"`
+	Acked      int64    `json:"acked"`
+	Lost       int64    `json:"lost"`       // deliveries of acknowledged messages that never came
+	Doubled    int64    `json:"doubled"`    // deliveries that came again
+	Reordered  int64    `json:"reordered"`  // deliveries after one with a larger seq
+	Unanswered int64    `json:"unanswered"` // messages neither acknowledged nor refused
+	Refused    Refusals `json:"refused,omitempty"`
+	Dropped    int64    `json:"dropped"` // connections that ended
+	Dropage    string   `json:"dropped_for,omitempty"`
 }
 
-// Clean reports whether nothing was lost, doubled, reordered, left unanswered, and nobody dropped.
-func (r *GroupResult) Clean() bool {
-	return r.Lost == 0 && r.Doubled == 0 && r.Reordered == 0 && r.Unanswered == 0 && r.Dropped == 0
+// Err is why the run is not clean. It is nil if something was measured, nothing was lost, doubled, reordered or
+// left unanswered, nobody was dropped, and nothing was refused, but for what was too much in an open loop.
+func (r *GroupResult) Err() error {
+	var trouble error
+	if r.Lost+r.Doubled+r.Reordered+r.Unanswered+r.Dropped > 0 {
+		trouble = errTrouble
+	}
+	return errors.Join(trouble, r.Refused.err(min(r.Messages, r.Deliveries), r.Rate > 0))
 }
+
+// Clean reports whether Err is nil.
+func (r *GroupResult) Clean() bool { return r.Err() == nil }

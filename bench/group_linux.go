@@ -267,7 +267,7 @@ func (r *groupRun) measure(ctx context.Context) (*GroupResult, error) {
 		Messages: r.acked.Load(), Deliveries: r.deliveries.Load(),
 		Ack: r.ack.latency(), Deliver: r.deliver.latency(),
 		CPU:     after.cpuSince(before, r.o.Processes, r.deliveries.Load()),
-		Refused: map[string]int64{},
+		Refused: Refusals{},
 	}, nil
 }
 

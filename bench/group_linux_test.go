@@ -37,7 +37,7 @@ func groupPush(t testing.TB, seq int64, sender, n int) []byte {
 }
 
 func (r *groupRun) result() *GroupResult {
-	res := &GroupResult{Refused: map[string]int64{}}
+	res := &GroupResult{Messages: 1, Deliveries: 1, Refused: Refusals{}}
 	r.sum(res)
 	return res
 }

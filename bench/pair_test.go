@@ -50,7 +50,7 @@ func talkAnswer(n int, status wire.Status) *wire.LogicPkt {
 }
 
 func (r *talkRun) result() *TalkResult {
-	res := &TalkResult{Refused: map[string]int64{}}
+	res := &TalkResult{Messages: 1, Refused: Refusals{}}
 	r.sum(res)
 	return res
 }

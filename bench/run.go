@@ -1,6 +1,9 @@
 package bench
 
-import "time"
+import (
+	"errors"
+	"time"
+)
 
 // Run is one run of a load, and what `hermod bench … --json` prints as one line. Exactly one of the results is set.
 type Run struct {
@@ -40,7 +43,11 @@ type DatabaseUse struct {
 	MessagesPerFsync float64 `json:"messages_per_fsync"`
 }
 
-// Clean reports whether nothing was lost, doubled, reordered, unanswered or dropped.
+// errTrouble is of a run in which messages or connections had bad luck; the result says which.
+var errTrouble = errors.New("messages were lost, doubled, reordered, left unanswered or misdirected, or connections were dropped")
+
+// Clean reports whether nothing was lost, doubled, reordered, unanswered, misdirected or dropped, something was
+// measured, and no more was refused than a load may have.
 func (r *Run) Clean() bool {
 	switch {
 	case r.Talk != nil:

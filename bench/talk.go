@@ -4,6 +4,7 @@ package bench
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"runtime"
 	"slices"
@@ -70,22 +71,30 @@ type TalkResult struct {
 	// CPU is µs per delivered message.
 	CPU Cost `json:"cpu_us_per_message"`
 
-	Sent       int64            `json:"sent"`
-	Acked      int64            `json:"acked"`
-	Lost       int64            `json:"lost"`       // acknowledged and not delivered
-	Doubled    int64            `json:"doubled"`    // delivered again
-	Reordered  int64            `json:"reordered"`  // delivered after one that was sent later
-	Unanswered int64            `json:"unanswered"` // neither acknowledged nor refused
-	Refused    map[string]int64 `json:"refused,omitempty"`
+	Sent       int64    `json:"sent"`
+	Acked      int64    `json:"acked"`
+	Lost       int64    `json:"lost"`       // acknowledged and not delivered
+	Doubled    int64    `json:"doubled"`    // delivered again
+	Reordered  int64    `json:"reordered"`  // delivered after one that was sent later
+	Unanswered int64    `json:"unanswered"` // neither acknowledged nor refused
+	Refused    Refusals `json:"refused,omitempty"`
 
 	Misdirected  int64  `json:"misdirected,omitempty"`  // given to an account that they are not for
 	Misdirection string `json:"misdirection,omitempty"` // the first of those
 }
 
-// Clean reports whether nothing was lost, doubled, reordered, left unanswered or misdirected.
-func (r *TalkResult) Clean() bool {
-	return r.Lost == 0 && r.Doubled == 0 && r.Reordered == 0 && r.Unanswered == 0 && r.Misdirected == 0
+// Err is why the run is not clean. It is nil if something was measured, nothing was lost, doubled, reordered,
+// left unanswered or misdirected, and nothing was refused, but for what was too much in an open loop.
+func (r *TalkResult) Err() error {
+	var trouble error
+	if r.Lost+r.Doubled+r.Reordered+r.Unanswered+r.Misdirected > 0 {
+		trouble = errTrouble
+	}
+	return errors.Join(trouble, r.Refused.err(r.Messages, r.DueRate > 0))
 }
+
+// Clean reports whether Err is nil.
+func (r *TalkResult) Clean() bool { return r.Err() == nil }
 
 // talkRun is one run of Talk.
 type talkRun struct {
@@ -289,7 +298,7 @@ func (r *talkRun) measure(ctx context.Context) (*TalkResult, error) {
 		Messages: r.delivered.Load() - delivered,
 		Ack:      r.ack.latency(),
 		Deliver:  r.deliver.latency(),
-		Refused:  map[string]int64{},
+		Refused:  Refusals{},
 	}
 	res.Rate = float64(res.Messages) / took.Seconds()
 	res.CPU = after.cpuSince(before, r.o.Processes, res.Messages)

@@ -29,6 +29,8 @@ type facts struct {
 	figures []figure
 	cpu     bench.Cost // by process
 	unit    string     // of what cpu is of
+	refused bench.Refusals
+	sent    int64 // of which those are
 }
 
 // factsOf reports false for a run without a result.
@@ -67,7 +69,7 @@ func talkFacts(r *bench.TalkResult) facts {
 		conversations.text = plural(r.Conversations, "conversation")
 	}
 	f := facts{
-		load: "talk", unit: "message", cpu: r.CPU,
+		load: "talk", unit: "message", cpu: r.CPU, refused: r.Refused, sent: r.Sent,
 		params:  append([]param{number("pairs", r.Pairs, plural(r.Pairs, "pair")), conversations}, pace(r.Window, r.DueRate, r.Size)...),
 		figures: []figure{{"rate", "throughput", "messages/s", r.Rate}},
 	}
@@ -82,7 +84,7 @@ func groupFacts(r *bench.GroupResult) facts {
 		members += ", " + thousands(float64(r.Online)) + " on line"
 	}
 	f := facts{
-		load: "group", unit: "delivery", cpu: r.CPU,
+		load: "group", unit: "delivery", cpu: r.CPU, refused: r.Refused, sent: r.Sent,
 		params: append([]param{
 			number("members on line", r.Online, members),
 			number("members off line", r.Members-r.Online, ""),

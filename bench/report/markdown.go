@@ -88,6 +88,7 @@ func (r *Report) tables() (list []table) {
 	for _, load := range []string{"talk", "group", "connect", "sync"} {
 		add(r.figures(load))
 	}
+	add(r.refusals())
 	add(r.processes())
 	for _, p := range r.plots() {
 		add(p.table())
@@ -172,6 +173,27 @@ func (s stat) String() string {
 		return thousands(s.median)
 	}
 	return thousands(s.median) + " (" + thousands(s.min) + " – " + thousands(s.max) + ")"
+}
+
+// refusals are those of each configuration that had any, of all its runs together.
+func (r *Report) refusals() table {
+	t := table{Name: "refused", Title: "Refused requests", Head: []string{"", "status", "requests", "of all, %"}}
+	for _, w := range r.rows {
+		var sent int64
+		byStatus := map[string]float64{}
+		for _, run := range w.runs {
+			f, _ := factsOf(run) // all of a row are of one load
+			sent += f.sent
+			for status, n := range f.refused {
+				byStatus[status] += float64(n)
+			}
+		}
+		for _, status := range sortedKeys(byStatus) {
+			n := byStatus[status]
+			t.Rows = append(t.Rows, []string{w.title(), status, thousands(n), thousands(100 * n / float64(max(1, sent)))})
+		}
+	}
+	return t
 }
 
 // processes is where the CPU time of each configuration goes, for those with several processes.

@@ -136,7 +136,8 @@ func (w *row) stat(key string) (stat, bool) {
 	return w.stats[i], true
 }
 
-// Unclean are the rows of which a run has lost, doubled or reordered something, or not ended well otherwise.
+// Unclean are the rows of which a run has lost, doubled or reordered something, was refused what it should not be, or
+// has not ended well otherwise.
 func (r *Report) Unclean() (rows []string) {
 	for _, w := range r.rows {
 		if slices.ContainsFunc(w.runs, func(run *bench.Run) bool { return !run.Clean() }) {

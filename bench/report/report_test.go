@@ -23,7 +23,7 @@ func talk(pairs int, cpu float64) *bench.Run {
 		Site: "cluster", Machine: "2 cores", Version: "v1",
 		Targets: []bench.Target{{Figure: "cpu", Limit: 60, Stretch: 30}, {Figure: "rate", Limit: 2000, AtLeast: true}},
 		Talk: &bench.TalkResult{
-			Pairs: pairs, Conversations: pairs, Window: 1, Size: 64, Rate: 1000, Ack: bench.Latency{P50: 1.5, P99: 12, P999: 1234},
+			Pairs: pairs, Conversations: pairs, Window: 1, Size: 64, Messages: 5000, Rate: 1000, Ack: bench.Latency{P50: 1.5, P99: 12, P999: 1234},
 			CPU: bench.Cost{ByProcess: map[string]float64{"gateway-1": cpu / 2, "gateway-2": cpu / 4, "logic-1": cpu / 4}, Total: cpu},
 		},
 		Database: &bench.DatabaseUse{BytesPerMessage: 200, MessagesPerFsync: 75},
@@ -95,7 +95,23 @@ func TestUncleanRunsAreNamed(t *testing.T) {
 	bad.Talk.Lost = 1
 	r := New(append(runs(), bad))
 	require.Equal(t, []string{"cluster: 10 pairs, window 1"}, r.Unclean())
-	require.Contains(t, pageOf(t, r), "Lost, doubled, reordered, unanswered or dropped in: cluster: 10 pairs, window 1")
+	require.Contains(t, pageOf(t, r), "Lost, doubled, reordered, unanswered, misdirected, refused, dropped or not measured in: cluster: 10 pairs, window 1")
+}
+
+// A closed loop that was refused something is not clean; an open one says what was too much.
+func TestRefusalsAreListed(t *testing.T) {
+	closed, open := talk(50, 1), talk(20, 1)
+	closed.Talk.Sent, closed.Talk.Refused = 1000, bench.Refusals{"rate limited (302)": 20, "system exception (300)": 5}
+	open.Talk.Sent, open.Talk.Window, open.Talk.DueRate, open.Talk.Refused = 400, 0, 2000, bench.Refusals{"system exception (300)": 100}
+	r := New(append(runs(), closed, open, open))
+	require.Equal(t, []string{"cluster: 50 pairs, window 1"}, r.Unclean())
+	const want = `| cluster: 50 pairs, window 1 | rate limited (302) | 20 | 2 |
+| cluster: 50 pairs, window 1 | system exception (300) | 5 | 0.50 |
+| cluster: 20 pairs, 2,000 messages/s | system exception (300) | 200 | 25 |
+`
+	require.Contains(t, r.Markdown(), "## Refused requests\n\n|  | status | requests | of all, % |\n|---|---|---|---|\n"+want)
+	require.Contains(t, pageOf(t, r), "<td>system exception (300)</td><td>200</td>")
+	require.NotContains(t, New(runs()).Markdown(), "Refused")
 }
 
 func TestPageNeedsNothingElse(t *testing.T) {

@@ -26,8 +26,8 @@ func benchCommand() *cobra.Command {
 	return cmd
 }
 
-// errUnclean makes a run that lost, doubled or reordered something fail.
-var errUnclean = errors.New("messages were lost, doubled, reordered, left unanswered or given to a wrong account")
+// errUnclean makes a sync that lost, doubled or reordered something fail.
+var errUnclean = errors.New("messages were lost, doubled or reordered")
 
 // benchLoad is what the commands of bench have in common: where the servers are, what is measured,
 // and how the result is shown.
@@ -135,7 +135,7 @@ Start the servers with --set limits.enabled=false.`, func(cmd *cobra.Command, se
 		if err != nil {
 			return benchResult{}, err
 		}
-		return benchResult{bench.Run{Talk: r}, func(w io.Writer) error { return printTalk(w, r) }, errUnclean}, nil
+		return benchResult{bench.Run{Talk: r}, func(w io.Writer) error { return printTalk(w, r) }, r.Err()}, nil
 	})
 	l.servers(&o.URLs, &o.App, "ws:// or tcp://")
 	l.Flags().IntVar(&o.Pairs, "pairs", 100, "pairs of accounts")
@@ -248,7 +248,7 @@ than about 5,000 with a --set gateway.max_packet of 12 bytes a member.`, func(cm
 		if err != nil {
 			return benchResult{}, err
 		}
-		return benchResult{bench.Run{Group: r}, func(w io.Writer) error { return printGroup(w, r) }, errUnclean}, nil
+		return benchResult{bench.Run{Group: r}, func(w io.Writer) error { return printGroup(w, r) }, r.Err()}, nil
 	})
 	l.servers(&o.URLs, &o.App, "ws:// or tcp:// with an IPv4 address")
 	l.Flags().IntVar(&o.Members, "members", 500, "members of the group")
@@ -282,12 +282,12 @@ func printLatency(w io.Writer, what string, l bench.Latency) {
 	fmt.Fprintf(w, "  %-15s p50 %.2f ms · p99 %.2f ms · p999 %.2f ms · max %.2f ms\n", what, l.P50, l.P99, l.P999, l.Max)
 }
 
-func printRefused(w io.Writer, refused map[string]int64) {
+func printRefused(w io.Writer, refused bench.Refusals) {
 	for _, status := range slices.Sorted(maps.Keys(refused)) {
 		fmt.Fprintf(w, "  refused         %d × %s\n", refused[status], status)
 	}
 	if len(refused) > 0 {
-		fmt.Fprintln(w, "  refused requests cost too: start the servers with --set limits.enabled=false")
+		fmt.Fprintf(w, "  refused requests cost too: %s\n", refused.Advice())
 	}
 }
 

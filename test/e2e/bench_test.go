@@ -83,6 +83,15 @@ func TestBenchCommands(t *testing.T) {
 	require.Equal(t, 1, status)
 	require.Contains(t, log, "3 members, 3 of them on line, 4 of those sending")
 
+	// Each account may send 10 messages in a second: all others are refused.
+	limited := startStandalone(t, "--set", "limits.connection_rate=1", "--set", "limits.connection_burst=10")
+	for _, load := range [][]string{{"talk", "--pairs", "2"}, {"group", "--members", "3", "--senders", "1"}} {
+		args := append([]string{"bench"}, load...)
+		_, log, status = hermod(t, append(args, "--url", limited.TCP, "--data", limited.Data, "--warmup", "0s", "--duration", "500ms")...)
+		require.Equal(t, 1, status, load)
+		require.Contains(t, log, "requests were refused, most with rate limited (302): start the servers with --set limits.enabled=false", load)
+	}
+
 	sync := run("sync", "--url", s.WS+","+s.TCP, "--clients", "10", "--unread", "600", "--peers", "3").Sync
 	require.EqualValues(t, 6000, sync.Messages)
 	require.EqualValues(t, 20, sync.Pages, "500 messages a page")
