@@ -57,8 +57,8 @@ func (o GroupOptions) withDefaults() (GroupOptions, error) {
 	return o, nil
 }
 
-// GroupResult is what Group measured. Counts of trouble are over the whole run; rates, latencies
-// and CPU time are over the measured part.
+// GroupResult is what Group measured. Counts of trouble are over the whole run; rates and CPU time are over the
+// measured part, and latencies are of the messages that were sent in it, or due in an open loop.
 type GroupResult struct {
 	Members    int     `json:"members"`
 	Online     int     `json:"online"`

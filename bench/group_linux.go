@@ -34,7 +34,7 @@ type groupRun struct {
 	ack       *recorder
 	deliver   *recorder
 
-	measuring  atomic.Bool
+	measured   interval
 	acked      atomic.Int64 // while measuring
 	deliveries atomic.Int64 // while measuring
 	failed     chan error   // capacity 1: the first
@@ -60,7 +60,7 @@ type groupSender struct {
 }
 
 type groupSending struct {
-	at             time.Time
+	at             time.Time // when it was sent, or due in an open loop
 	acked, refused bool
 	left           int         // receivers that do not have it
 	reached        receiverSet // those that have it; nil before the first and after the last
@@ -252,11 +252,11 @@ func (r *groupRun) measure(ctx context.Context) (*GroupResult, error) {
 	if err != nil {
 		return nil, err
 	}
-	r.measuring.Store(true)
+	r.measured.begin()
 	if err := r.wait(ctx, r.o.Duration); err != nil {
 		return nil, err
 	}
-	r.measuring.Store(false)
+	r.measured.end()
 	after, err := read(r.o.Processes)
 	if err != nil {
 		return nil, err
@@ -265,7 +265,6 @@ func (r *groupRun) measure(ctx context.Context) (*GroupResult, error) {
 		Members: r.o.Members, Online: r.o.Online, Senders: r.o.Senders, Window: r.o.Window, Rate: r.o.Rate, Size: r.o.Size,
 		Seconds:  after.at.Sub(before.at).Seconds(),
 		Messages: r.acked.Load(), Deliveries: r.deliveries.Load(),
-		Ack: r.ack.latency(), Deliver: r.deliver.latency(),
 		CPU:     after.cpuSince(before, r.o.Processes, r.deliveries.Load()),
 		Refused: Refusals{},
 	}, nil
@@ -353,8 +352,10 @@ func (s *groupSender) answered(n int, status wire.Status) {
 		return
 	}
 	m.acked = true
-	if s.run.measuring.Load() {
+	if s.run.measured.has(m.at) {
 		s.run.ack.record(s.index, time.Since(m.at))
+	}
+	if s.run.measured.runs() {
 		s.run.acked.Add(1)
 	}
 	if m.left == 0 {
@@ -394,11 +395,11 @@ func (s *groupSender) delivered(receiver, n int) bool {
 	if !m.deliver(receiver, s.run.o.Online) {
 		return false
 	}
-	if s.run.measuring.Load() {
+	if receiver%16 == 0 && s.run.measured.has(m.at) { // enough for a distribution
+		s.run.deliver.record(receiver, time.Since(m.at))
+	}
+	if s.run.measured.runs() {
 		s.run.deliveries.Add(1)
-		if receiver%16 == 0 { // enough for a distribution
-			s.run.deliver.record(receiver, time.Since(m.at))
-		}
 	}
 	if m.left == 0 && m.acked {
 		s.loop.done()
@@ -464,8 +465,9 @@ func parsePush(payload []byte) (seq int64, text []byte, ok bool) {
 	return seq, text, seq > 0 && len(text) >= MinSize
 }
 
-// sum adds up what senders and receivers have counted.
+// sum adds up what senders and receivers have counted, once all that still arrives has arrived.
 func (r *groupRun) sum(res *GroupResult) {
+	res.Ack, res.Deliver = r.ack.latency(), r.deliver.latency()
 	var acked int64
 	for _, s := range r.senders {
 		for _, m := range s.sent {

@@ -84,7 +84,7 @@ func TestGroupCountsWhatEachReceiverGets(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			r, s := testGroup(2, 2)
-			r.measuring.Store(true)
+			r.measured.begin()
 			s.answered(1, wire.StatusSuccess)
 			s.answered(2, wire.StatusSuccess)
 			for _, p := range test.pushes {
@@ -116,12 +116,33 @@ func TestGroupForgetsWhoHasWhatAllHave(t *testing.T) {
 	require.Zero(t, s.sent[0].left)
 }
 
+func TestGroupRecordsLateLatencies(t *testing.T) {
+	for _, test := range latenesses() {
+		t.Run(test.name, func(t *testing.T) {
+			r, s := testGroup(1, 1)
+			s.sent[0].at = test.measure(&r.measured)
+			s.answered(1, wire.StatusSuccess)
+			r.received(0, groupPush(t, 1, 0, 1))
+			res := r.result()
+			test.check(t, "ack", res.Ack)
+			test.check(t, "deliver", res.Deliver)
+
+			during := int64(0) // throughput and CPU are of what is done while measuring
+			if test.ended == 0 {
+				during = 1
+			}
+			require.Equal(t, during, r.acked.Load())
+			require.Equal(t, during, r.deliveries.Load())
+		})
+	}
+}
+
 // A delivery is counted in some tens of nanoseconds: on one core there are a million a second.
 func BenchmarkGroupDelivery(b *testing.B) {
 	const online = 15_000
 	r, _ := testGroup(online, 1)
 	s := r.senders[0]
-	r.measuring.Store(true)
+	r.measured.begin()
 	for n := 0; b.Loop(); n++ {
 		if n%online == 0 {
 			s.sent = append(s.sent[:0], groupSending{at: time.Now(), left: online})

@@ -36,7 +36,7 @@ type pair struct {
 
 // sending is one message.
 type sending struct {
-	at                        time.Time
+	at                        time.Time // when it was sent, or due in an open loop
 	acked, delivered, refused bool
 }
 
@@ -163,7 +163,7 @@ func (p *pair) answer(m *wire.LogicPkt) error {
 		return nil
 	}
 	s.acked = true
-	if p.run.measuring.Load() {
+	if p.run.measured.has(s.at) {
 		p.run.ack.record(p.index, time.Since(s.at))
 	}
 	if s.delivered {
@@ -215,7 +215,7 @@ func (p *pair) arrived(n int, account string) bool {
 	}
 	s.delivered = true
 	p.run.delivered.Add(1)
-	if p.run.measuring.Load() {
+	if p.run.measured.has(s.at) {
 		p.run.deliver.record(p.index, time.Since(s.at))
 	}
 	if s.acked {

@@ -125,3 +125,18 @@ func TestTalkLooksForWhomAMessageIs(t *testing.T) {
 		})
 	}
 }
+
+func TestTalkRecordsLateLatencies(t *testing.T) {
+	for _, test := range latenesses() {
+		t.Run(test.name, func(t *testing.T) {
+			r := testTalk(1, 1, 1)
+			p := r.pairs[0]
+			p.sent[0].at = test.measure(&r.measured)
+			require.NoError(t, p.answer(talkAnswer(1, wire.StatusSuccess)))
+			require.NoError(t, p.push(talkPush(t, p.from.account, 1)))
+			res := r.result()
+			test.check(t, "ack", res.Ack)
+			test.check(t, "deliver", res.Deliver)
+		})
+	}
+}

@@ -52,8 +52,8 @@ const MinSize = 8
 // settleWait is how long messages under way may take to arrive when sending has ended.
 const settleWait = 10 * time.Second
 
-// TalkResult is what Talk measured. Counts of trouble are over the whole run; rates, latencies and
-// CPU time are over the measured part.
+// TalkResult is what Talk measured. Counts of trouble are over the whole run; rates and CPU time are over the
+// measured part, and latencies are of the messages that were sent in it, or due in an open loop.
 type TalkResult struct {
 	Pairs int `json:"pairs"`
 	// Conversations is as many as Pairs or more.
@@ -106,7 +106,7 @@ type talkRun struct {
 	senders   map[string]*pair
 	ack       *recorder
 	deliver   *recorder
-	measuring atomic.Bool
+	measured  interval
 	delivered atomic.Int64
 
 	misdirected  atomic.Int64
@@ -251,8 +251,9 @@ func (r *talkRun) run(ctx context.Context) (*TalkResult, error) {
 	return result, nil
 }
 
-// sum adds up what the pairs have counted.
+// sum adds up what the pairs have counted, once all that still arrives has arrived.
 func (r *talkRun) sum(res *TalkResult) {
+	res.Ack, res.Deliver = r.ack.latency(), r.deliver.latency()
 	for _, p := range r.pairs {
 		p.sum(res)
 	}
@@ -282,11 +283,11 @@ func (r *talkRun) measure(ctx context.Context) (*TalkResult, error) {
 		return nil, err
 	}
 	delivered := r.delivered.Load()
-	r.measuring.Store(true)
+	r.measured.begin()
 	if err := r.wait(ctx, r.o.Duration); err != nil {
 		return nil, err
 	}
-	r.measuring.Store(false)
+	r.measured.end()
 	after, err := read(r.o.Processes)
 	if err != nil {
 		return nil, err
@@ -296,8 +297,6 @@ func (r *talkRun) measure(ctx context.Context) (*TalkResult, error) {
 		Pairs: r.o.Pairs, Conversations: r.o.Conversations, Window: r.o.Window, DueRate: r.o.Rate, Size: r.o.Size,
 		Seconds:  took.Seconds(),
 		Messages: r.delivered.Load() - delivered,
-		Ack:      r.ack.latency(),
-		Deliver:  r.deliver.latency(),
 		Refused:  Refusals{},
 	}
 	res.Rate = float64(res.Messages) / took.Seconds()
