@@ -64,12 +64,13 @@ func (o *Oracle) judgeOrder(v *view, seq int64, who string) {
 	}
 }
 
-// show notes that the device has a message, and tells the goals. mu is held.
+// show notes that the device has a message, and tells the goals, which do not count the view of an
+// account that is joining. mu is held.
 func (o *Oracle) show(v *view, seq int64) {
 	before := v.through
 	v.seen.set(seq)
 	v.advance()
-	if v.through == before {
+	if v.through == before || v.topic.members[v.device.Account].joining {
 		return
 	}
 	for _, g := range o.goals {

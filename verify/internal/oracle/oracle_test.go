@@ -395,20 +395,21 @@ func TestMembership(t *testing.T) {
 	}
 }
 
+func reached(g *oracle.Goal) bool {
+	select {
+	case <-g.Done():
+		return true
+	default:
+		return false
+	}
+}
+
 func TestGoal(t *testing.T) {
 	s := newScene()
 	flapping := &oracle.Device{Account: 1, Name: "flapping"}
 	s.o.Open(flapping)
 	s.said()
 	steady, all := s.o.NewGoal(true), s.o.NewGoal(false)
-	reached := func(g *oracle.Goal) bool {
-		select {
-		case <-g.Done():
-			return true
-		default:
-			return false
-		}
-	}
 	expect := func(when string, want, wantAll bool) {
 		t.Helper()
 		if reached(steady) != want || reached(all) != wantAll {
@@ -442,6 +443,38 @@ func TestGoal(t *testing.T) {
 	s.o.Close(late)
 	if !reached(g) {
 		t.Error("a closed device is waited for")
+	}
+}
+
+// Regression: what a guest was shown before its join was answered closed the goal, and who was still
+// behind was taken for one that had lost it.
+func TestGoalDoesNotCountWhoIsJoining(t *testing.T) {
+	for name, steady := range map[string]bool{"steady": true, "all": false} {
+		t.Run(name, func(t *testing.T) {
+			s := newScene()
+			s.o.Joining(s.topic, 2)
+			s.said()
+			g := s.o.NewGoal(steady)
+			s.shown(s.tablet, 1)
+			if reached(g) {
+				t.Error("reached, though b/old lacks the message")
+			}
+			s.shown(s.old, 1)
+			if !reached(g) {
+				t.Error("not reached, though all members have all")
+			}
+			s.said()
+			g.Raise(conversation, 2)
+			s.o.Joined(s.topic, 2, 0)
+			s.shown(s.old, 2)
+			if reached(g) {
+				t.Error("reached, though c/tablet, which has joined, lacks the second message")
+			}
+			s.shown(s.tablet, 2)
+			if !reached(g) {
+				t.Error("not reached, though all have all")
+			}
+		})
 	}
 }
 
