@@ -91,8 +91,8 @@ type Run struct {
 
 	// calm: nobody is to misbehave.
 	calm atomic.Bool
-	// speaking is held while a message is begun, changing while a membership changes: who settles
-	// holds both.
+	// speaking is held while a message is begun, changing while a membership changes or a late device
+	// is opened: who settles holds both.
 	speaking, changing sync.Mutex
 
 	row   row
@@ -243,7 +243,10 @@ func (r *Run) open(ctx context.Context) error {
 				continue
 			}
 			r.working.Go(func() {
-				if pause(r.ctx, d.late); r.ctx.Err() == nil {
+				pause(r.ctx, d.late)
+				r.changing.Lock() // waits while a row settles: what it has not synced yet would be lost
+				defer r.changing.Unlock()
+				if r.ctx.Err() == nil {
 					r.openDevice(d)
 				}
 			})
