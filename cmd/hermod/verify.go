@@ -38,6 +38,9 @@ read it, or refused. docs/verify.md explains the table.
 The servers' rate limits are high enough for the defaults; for more give them --set limits.enabled=false.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) (err error) {
+			if err := checkVerify(o); err != nil {
+				return err
+			}
 			if o.Secret, err = secret.load(); err != nil {
 				return err
 			}
@@ -79,6 +82,21 @@ The servers' rate limits are high enough for the defaults; for more give them --
 	flags.BoolVar(&quiet, "quiet", false, "do not say what happens on standard error")
 	secret.add(cmd)
 	return cmd
+}
+
+// checkVerify refuses what cannot be. A zero would silently be the default of verify.Options.
+func checkVerify(o verify.Options) error {
+	switch {
+	case o.Accounts < 4:
+		return fmt.Errorf("--accounts %d: give at least 4", o.Accounts)
+	case o.Groups < 1:
+		return fmt.Errorf("--groups %d: give at least 1", o.Groups)
+	case o.Devices < 1:
+		return fmt.Errorf("--devices %d: give at least 1", o.Devices)
+	case !(o.Rate > 0): // nor NaN
+		return fmt.Errorf("--rate %v: give more than 0", o.Rate)
+	}
+	return nil
 }
 
 // runVerify runs the workload for some rows. An interrupt ends the row that it falls into.

@@ -263,6 +263,9 @@ func TestBadCommandLines(t *testing.T) {
 	data := t.TempDir()
 	standalone := func(more ...string) []string { return append(anyPort(data), more...) }
 	cluster := []string{"--set", "secret=a secret of at least thirty-two bytes"}
+	workload := func(more ...string) []string {
+		return append([]string{"verify", "--secret", "s", "--router", "http://" + busy}, more...)
+	}
 	service := func(name string, more ...string) []string { return append(append([]string{name}, cluster...), more...) }
 	for _, c := range []struct {
 		args []string
@@ -291,6 +294,13 @@ func TestBadCommandLines(t *testing.T) {
 		{[]string{"token", "--account", "alice", "--secret", "s", "--ttl", "-1h"}, []string{"--ttl"}},
 		{[]string{"token", "--account", strings.Repeat("a", 65), "--secret", "s"}, []string{"acc"}},
 		{[]string{"token", "--secret", "s"}, []string{"account"}},
+		// Regression: a zero was taken for the default, and 200 accounts talked.
+		{workload("--accounts", "0"), []string{"--accounts 0", "at least 4"}},
+		{workload("--accounts", "3"), []string{"--accounts 3", "at least 4"}},
+		{workload("--groups", "0"), []string{"--groups 0", "at least 1"}},
+		{workload("--devices", "0"), []string{"--devices 0", "at least 1"}},
+		{workload("--rate", "0"), []string{"--rate 0", "more than 0"}},
+		{workload("--rate", "-1"), []string{"--rate -1", "more than 0"}},
 		{[]string{"nonsense"}, []string{"nonsense"}},
 	} {
 		out, errs, status := hermod(t, c.args...)
