@@ -43,8 +43,12 @@ func StandaloneSecret(data string) (string, error) {
 	return token.LoadOrCreateSecret(SecretFile(data))
 }
 
-// NewStandalone builds the three nodes of one process. env.Naming must be nil: the registry is its own.
+// NewStandalone builds the three nodes of one process. env.Naming must be nil: the registry is its own,
+// and a configuration that names another one is refused.
 func NewStandalone(ctx context.Context, c config.Config, env *Env) (_ *Standalone, err error) {
+	if c.Registry.Driver != config.DriverMemory {
+		return nil, fmt.Errorf("registry.driver: %s is for a cluster: run 'hermod gateway', 'hermod logic' and 'hermod router', or use memory", c.Registry.Driver)
+	}
 	registry := memory.NewRegistry()
 	node := *env
 	s := &Standalone{}

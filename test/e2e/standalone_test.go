@@ -281,6 +281,7 @@ func TestBadCommandLines(t *testing.T) {
 		{standalone("--set", "gateway.red_wait=1m"), []string{"gateway.red_wait", "gateway.read_wait"}},
 		{standalone("--set", "gateway.read_wait=soon"), []string{"gateway.read_wait", "duration"}},
 		{standalone("--set", "limits.enabled"), []string{"limits.enabled", "key=value"}},
+		{standalone("--set", "registry.driver=consul"), []string{"registry.driver", "hermod gateway", "memory"}},
 		{[]string{"standalone", "--data", filepath.Join(config, "sub")}, []string{"data folder"}},
 		{[]string{"standalone", "--nonsense"}, []string{"--nonsense"}},
 		{[]string{"standalone", "nonsense"}, []string{"nonsense"}},
