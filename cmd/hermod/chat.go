@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
+	im "github.com/hermod-im/hermod"
 	"github.com/hermod-im/hermod/client"
 	"github.com/hermod-im/hermod/wire/token"
 )
@@ -38,7 +39,8 @@ func chatCommand() *cobra.Command {
 that you enter is sent; ✓ marks it as stored. The connection is made again when it breaks, and what
 was entered meanwhile is sent then, once.
 
-With input that is no terminal every line is sent, and the command ends when all are stored.`,
+With input that is no terminal every line is sent, and the command ends when all are stored. The exit
+status is 1 if any was not.`,
 		Example: "  hermod chat --as alice --to bob\n  echo hello | hermod chat --as alice --to bob",
 		Args:    cobra.NoArgs,
 		RunE:    func(cmd *cobra.Command, _ []string) error { return f.run(cmd.Context()) },
@@ -89,6 +91,12 @@ type chat struct {
 	// unread holds one wake-up when there is more on the screen than the server knows to be read.
 	unread chan struct{}
 
+	// Owned by talk: how many lines were entered and how many of them were refused, which the first of
+	// these was, and why; and whether one was under way at the end.
+	entered, refused, firstRefused int
+	firstReason                    error
+	cut                            bool
+
 	mu     sync.Mutex
 	id     string           // of the conversation, "" while nothing was said; guarded by mu
 	shown  int64            // seq of the last message on the screen; guarded by mu
@@ -136,7 +144,7 @@ func (f *chatFlags) run(ctx context.Context) error {
 		go c.read(ctx)
 	}
 	typed := make(chan error, 1)
-	lines := make(chan string, typeAhead)
+	lines := make(chan entry, typeAhead)
 	go func() {
 		screen.read(lines)
 		if screen.interactive {
@@ -149,28 +157,72 @@ func (f *chatFlags) run(ctx context.Context) error {
 		stop()
 		<-ended
 	case err = <-ended:
+		stop()
+		<-typed
 	}
 	if errors.Is(err, context.Canceled) {
+		err = nil
+	}
+	if screen.interactive {
+		return err
+	}
+	if err == nil && (c.cut || len(lines) > 0) {
+		err = errors.New("interrupted before all lines were stored")
+	}
+	return errors.Join(err, c.refusals()) // perhaps nobody looks at the screen
+}
+
+// refusals is nil if every line was sent that was to be.
+func (c *chat) refusals() error {
+	if c.refused == 0 {
 		return nil
 	}
-	return err
+	return fmt.Errorf("lines that were not sent: %d; the first is line %d: %w", c.refused, c.firstRefused, c.firstReason)
 }
 
 // typeAhead is how many lines may wait to be sent before the input is not read on.
 const typeAhead = 1000
 
 // talk shows the history, and then sends every line of the input.
-func (c *chat) talk(ctx context.Context, lines <-chan string) error {
+func (c *chat) talk(ctx context.Context, lines <-chan entry) error {
 	if err := c.open(ctx); err != nil {
 		return err
 	}
-	for line := range lines {
-		if line = strings.TrimSpace(line); line == "" {
-			continue
+	for {
+		select {
+		case e, more := <-lines:
+			if !more {
+				return nil
+			}
+			if err := c.enter(ctx, e); err != nil {
+				return err
+			}
+		case <-ctx.Done():
+			return ctx.Err()
 		}
-		if err := c.send(ctx, line); err != nil {
-			return err
-		}
+	}
+}
+
+// enter sends a line, unless it is blank. A refusal is on the screen; an error ends the input.
+func (c *chat) enter(ctx context.Context, e entry) error {
+	line, err := strings.TrimSpace(e.line), e.err
+	if err != nil && !errors.Is(err, errLongLine) {
+		return fmt.Errorf("the input could not be read on after %d lines: %w", c.entered, err)
+	}
+	c.entered++
+	if err == nil && line != "" {
+		err = c.send(ctx, line)
+	}
+	switch {
+	case err == nil:
+		return nil
+	case ctx.Err() != nil || errors.Is(err, client.ErrClosed):
+		c.cut = true
+		return err
+	}
+	fmt.Fprintf(c.out, "  ✗ %s (%v)\n", line, err)
+	if c.refused++; c.refused == 1 {
+		c.firstRefused, c.firstReason = c.entered, err
 	}
 	return nil
 }
@@ -216,10 +268,6 @@ func (c *chat) send(ctx context.Context, line string) error {
 	}
 	slow.Stop()
 	if err != nil {
-		if ctx.Err() == nil && !errors.Is(err, client.ErrClosed) {
-			fmt.Fprintf(c.out, "  ✗ %s (%v)\n", line, err)
-			return nil
-		}
 		return err
 	}
 	c.mu.Lock()
@@ -318,30 +366,57 @@ type screen struct {
 	restore     func()    // undoes what was done to the terminal
 }
 
+// entry is a line of the input.
+type entry struct {
+	line string
+	// err is errLongLine, or why the input can not be read on.
+	err error
+}
+
 // read sends every line of the input, and closes lines at its end.
-func (s *screen) read(lines chan<- string) {
+func (s *screen) read(lines chan<- entry) {
 	defer close(lines)
 	for {
 		line, err := s.line()
-		if err != nil {
+		if errors.Is(err, io.EOF) || err != nil && s.interactive {
 			return
 		}
-		lines <- line
+		lines <- entry{line, err}
+		if err != nil && !errors.Is(err, errLongLine) {
+			return
+		}
 	}
+}
+
+// errLongLine: a line is longer than the largest packet, and was skipped.
+var errLongLine = fmt.Errorf("longer than a packet, which has at most %d bytes", im.DefaultMaxPacket)
+
+// shownOfLong is how much of such a line is shown, in bytes.
+const shownOfLong = 40
+
+// readLine reads a line that fits into the buffer, or says errLongLine with its beginning.
+func readLine(r *bufio.Reader) (string, error) {
+	part, err := r.ReadSlice('\n')
+	line := string(part)
+	switch {
+	case errors.Is(err, bufio.ErrBufferFull):
+		for errors.Is(err, bufio.ErrBufferFull) {
+			_, err = r.ReadSlice('\n')
+		}
+		return strings.ToValidUTF8(line[:shownOfLong], "") + "…", errLongLine
+	case errors.Is(err, io.EOF) && line != "":
+		return line, nil // the last one
+	}
+	return line, err
 }
 
 // openTerminal gives a line editor on a terminal, and plain lines otherwise.
 func openTerminal() (*screen, error) {
 	stdin := int(os.Stdin.Fd())
 	if !term.IsTerminal(stdin) || !term.IsTerminal(int(os.Stdout.Fd())) {
-		lines := bufio.NewScanner(os.Stdin)
+		input := bufio.NewReaderSize(os.Stdin, im.DefaultMaxPacket)
 		return &screen{
-			line: func() (string, error) {
-				if !lines.Scan() {
-					return "", errors.Join(lines.Err(), io.EOF)
-				}
-				return lines.Text(), nil
-			},
+			line:    func() (string, error) { return readLine(input) },
 			output:  &lockedWriter{w: os.Stdout},
 			restore: func() {},
 		}, nil

@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"io"
 	"net"
 	"net/http"
 	"os"
@@ -29,13 +30,19 @@ const readyWithin = 2 * time.Second
 // hermod runs the binary to its end and returns what it printed and its exit status.
 func hermod(t *testing.T, args ...string) (stdout, stderr string, status int) {
 	t.Helper()
+	return hermodReading(t, nil, args...)
+}
+
+// hermodReading is hermod with an input.
+func hermodReading(t *testing.T, stdin io.Reader, args ...string) (stdout, stderr string, status int) {
+	t.Helper()
 	binary, err := cluster.Build()
 	require.NoError(t, err)
 	ctx, cancel := context.WithTimeout(context.Background(), wait)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, binary, args...)
 	var out, errs bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &errs
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = stdin, &out, &errs
 	if err := cmd.Run(); err != nil {
 		var exit *exec.ExitError
 		require.ErrorAs(t, err, &exit)
