@@ -16,7 +16,6 @@ package redis
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"slices"
@@ -95,20 +94,16 @@ func (o Options) withDefaults() Options {
 }
 
 func (o Options) client() *redis.Client {
-	var secure *tls.Config
-	if o.TLS {
-		secure = &tls.Config{MinVersion: tls.VersionTLS12}
-	}
 	if o.SentinelMaster != "" {
 		return redis.NewFailoverClient(&redis.FailoverOptions{
 			MasterName: o.SentinelMaster, SentinelAddrs: o.SentinelAddrs, SentinelPassword: o.SentinelPassword,
 			Username: o.Username, Password: o.Password, DB: o.DB, PoolSize: o.PoolSize,
-			DialTimeout: o.DialTimeout, ReadTimeout: o.Timeout, WriteTimeout: o.Timeout, TLSConfig: secure,
+			Dialer: o.dial, ReadTimeout: o.Timeout, WriteTimeout: o.Timeout,
 		})
 	}
 	return redis.NewClient(&redis.Options{
 		Addr: o.Addr, Username: o.Username, Password: o.Password, DB: o.DB, PoolSize: o.PoolSize,
-		DialTimeout: o.DialTimeout, ReadTimeout: o.Timeout, WriteTimeout: o.Timeout, TLSConfig: secure,
+		Dialer: o.dial, ReadTimeout: o.Timeout, WriteTimeout: o.Timeout,
 	})
 }
 
@@ -136,7 +131,7 @@ func NewSessions(o Options) *Sessions {
 }
 
 // detach is ctx without its end: go-redis needs a goroutine for a command that can be cancelled,
-// and the client's timeouts bound it anyway.
+// and the client's timeouts bound it anyway, of which a command meets one: see conn.
 func detach(ctx context.Context) (context.Context, error) {
 	return context.WithoutCancel(ctx), ctx.Err()
 }
