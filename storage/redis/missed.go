@@ -48,6 +48,16 @@ if redis.call('ZCARD', KEYS[1]) > tonumber(ARGV[1]) then
 end
 for i = 1, 2 do redis.call('PEXPIRE', KEYS[i], ARGV[3]) end`)
 
+// missedScript returns the members of the sets KEYS with their scores, without those up to ARGV[1]. In one step: Missed.UpTo must
+// not be of a note of which only the one set was read. A transaction is that too, but go-redis does not send one again.
+var missedScript = redis.NewScript(`
+local members = {}
+for _, key in ipairs(KEYS) do
+  redis.call('ZREMRANGEBYSCORE', key, '-inf', ARGV[1])
+  for _, v in ipairs(redis.call('ZRANGE', key, 0, -1, 'WITHSCORES')) do members[#members + 1] = v end
+end
+return members`)
+
 func missedKeys(gateway string) []string {
 	return []string{missedPrefix + gateway, kickedPrefix + gateway}
 }
@@ -76,23 +86,17 @@ func (s *Sessions) Missed(ctx context.Context, gateway string, told int64) (m st
 	if ctx, err = detach(ctx); err != nil {
 		return m, err
 	}
-	// In one step: UpTo must not be of a note of which only the one set was read.
-	var members [2]*redis.ZSliceCmd
-	_, err = s.client.TxPipelined(ctx, func(p redis.Pipeliner) error {
-		for i, key := range missedKeys(gateway) {
-			if told > 0 {
-				p.ZRemRangeByScore(ctx, key, "-inf", strconv.FormatInt(told, 10))
-			}
-			members[i] = p.ZRangeWithScores(ctx, key, 0, -1)
-		}
-		return nil
-	})
+	members, err := missedScript.Run(ctx, s.client, missedKeys(gateway), told).StringSlice()
 	if err != nil {
 		return m, fmt.Errorf("redis: what was missed: %w", err)
 	}
-	for _, z := range slices.Concat(members[0].Val(), members[1].Val()) {
-		m.UpTo = max(m.UpTo, int64(z.Score))
-		member, _ := z.Member.(string)
+	for pair := range slices.Chunk(members, 2) {
+		member := pair[0]
+		note, err := strconv.ParseFloat(pair[1], 64)
+		if err != nil {
+			return m, fmt.Errorf("redis: what was missed: %w", err)
+		}
+		m.UpTo = max(m.UpTo, int64(note))
 		switch {
 		case member == missedAll:
 			m.All = true
