@@ -69,7 +69,8 @@ type Admission struct {
 	LoginAt int64
 	// Stamp counts what was stored under the gateway's lease; 0 if it has ended. See RenewLease.
 	Stamp int64
-	// Displaced are other channels, whose gateways' leases run.
+	// Displaced are other channels, whose gateways' leases run. A channel that logs in or is restored again may hear again of those that
+	// gave way to it a moment ago: the answer may not have come.
 	Displaced []Displaced
 }
 

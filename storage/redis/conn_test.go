@@ -1,10 +1,11 @@
 package redis
 
 import (
+	"bytes"
 	"context"
-	"io"
 	"net"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -69,6 +70,82 @@ func TestIdleConnectionWasClosed(t *testing.T) {
 	}
 }
 
+// The answer to a login or a restore was cut off, and the second one, sent by go-redis, said that nobody had given way: the old
+// connection was kept, without a session, a push or a kick.
+func TestAnswerIsLost(t *testing.T) {
+	direct := newSessions(t, true)
+	ctx := t.Context()
+	for _, gateway := range []string{"g1", "g2"} {
+		_, err := direct.RenewLease(ctx, gateway, 60_000, 0)
+		require.NoError(t, err)
+	}
+	perPlatform := storage.DevicePolicy{PerPlatform: true}
+	old := func(account, device string) storage.Session {
+		session := storage.Session{App: "app", Account: account, Device: device, Platform: device, Channel: "old " + device, Gateway: "g1", LoginAt: 5}
+		a, err := direct.Login(ctx, session, storage.DevicePolicy{})
+		require.NoError(t, err)
+		session.LoginAt = a.LoginAt
+		return session
+	}
+	phone := func(account string) storage.Session {
+		return storage.Session{
+			App: "app", Account: account, Device: "phone", Platform: "tablet", Channel: "new", Gateway: "g2", LoginAt: 9,
+			Instance: "1", Attempt: 1,
+		}
+	}
+	gaveWay := func(account string) []storage.Displaced {
+		return []storage.Displaced{
+			{Session: old(account, "phone"), Reason: storage.DisplacedByDevice, ByDevice: "phone", ByPlatform: "tablet"},
+			{Session: old(account, "tablet"), Reason: storage.DisplacedByPlatform, ByDevice: "phone", ByPlatform: "tablet"},
+		}
+	}
+	_, _, err := direct.Restore(ctx, "g2", []storage.Session{phone("other")}, perPlatform) // Redis has the scripts
+	require.NoError(t, err)
+	p := newProxy(t)
+	s := p.open(t)
+
+	want := gaveWay("alice")
+	p.cut.Store(true)
+	a, err := s.Login(ctx, phone("alice"), perPlatform)
+	require.NoError(t, err)
+	require.False(t, p.cut.Load())
+	require.ElementsMatch(t, want, a.Displaced)
+	a, err = direct.Login(ctx, phone("alice"), perPlatform) // the gateway asks another node
+	require.NoError(t, err)
+	require.ElementsMatch(t, want, a.Displaced)
+
+	// Of a batch each learns of its own; those that gave way themselves do so again.
+	batch := []storage.Session{phone("bob"), phone("carol"), phone("dave"), phone("erin")}
+	want = append(gaveWay("bob"), gaveWay("carol")...)
+	newer := storage.Session{App: "app", Account: "dave", Device: "phone", Channel: "newer", Gateway: "g1", LoginAt: 10}
+	_, err = direct.Login(ctx, newer, storage.DevicePolicy{})
+	require.NoError(t, err)
+	want = append(want, storage.Displaced{Session: batch[2], Reason: storage.DisplacedByDevice, ByDevice: "phone"})
+	p.cut.Store(true)
+	_, displaced, err := s.Restore(ctx, "g2", batch, perPlatform)
+	require.NoError(t, err)
+	require.False(t, p.cut.Load())
+	require.ElementsMatch(t, want, displaced)
+
+	// Another channel is told nothing of it, and it is kept for a moment only.
+	next := phone("bob")
+	next.Channel, next.Attempt = "next", 2
+	a, err = direct.Login(ctx, next, perPlatform)
+	require.NoError(t, err)
+	require.Len(t, a.Displaced, 1)
+	kept := direct.client.Keys(ctx, keptPrefix+"*").Val()
+	require.Len(t, kept, 4, "alice, bob, bob's next, carol")
+	for _, key := range kept {
+		left := direct.client.PTTL(ctx, key).Val()
+		require.Greater(t, left, time.Duration(0))
+		require.LessOrEqual(t, left, 30*time.Second)
+		require.NoError(t, direct.client.Del(ctx, key).Err())
+	}
+	_, displaced, err = direct.Restore(ctx, "g2", batch[1:2], perPlatform)
+	require.NoError(t, err)
+	require.Empty(t, displaced)
+}
+
 // commands are all that the store asks of Redis.
 var commands = map[string]func(ctx context.Context, s *Sessions) error{
 	"login": func(ctx context.Context, s *Sessions) error {
@@ -111,6 +188,9 @@ type proxy struct {
 	mu    sync.Mutex
 	conns []net.Conn // of both sides; guarded by mu
 	wait  sync.WaitGroup
+
+	// cut has the answer to the next script lost, with its connection.
+	cut atomic.Bool
 }
 
 func newProxy(t *testing.T) *proxy {
@@ -132,8 +212,16 @@ func newProxy(t *testing.T) *proxy {
 			p.mu.Lock()
 			p.conns = append(p.conns, c, up)
 			p.mu.Unlock()
-			p.wait.Go(func() { pass(up, c) })
-			p.wait.Go(func() { pass(c, up) })
+			var lost atomic.Bool
+			p.wait.Go(func() {
+				pass(up, c, func(request []byte) bool {
+					if bytes.Contains(request, []byte("evalsha")) && p.cut.CompareAndSwap(true, false) {
+						lost.Store(true)
+					}
+					return true
+				})
+			})
+			p.wait.Go(func() { pass(c, up, func([]byte) bool { return !lost.Load() }) })
 		}
 	})
 	t.Cleanup(func() {
@@ -144,11 +232,20 @@ func newProxy(t *testing.T) *proxy {
 	return p
 }
 
-// pass copies, and closes both sides at the end.
-func pass(to, from net.Conn) {
+// pass copies what goes on, and closes both sides at the end or when something does not.
+func pass(to, from net.Conn, goesOn func([]byte) bool) {
 	defer to.Close()
 	defer from.Close()
-	_, _ = io.Copy(to, from)
+	buf := make([]byte, 64<<10)
+	for {
+		n, err := from.Read(buf)
+		if err != nil || !goesOn(buf[:n]) {
+			return
+		}
+		if _, err := to.Write(buf[:n]); err != nil {
+			return
+		}
+	}
 }
 
 // closeAll closes the connections that there are.

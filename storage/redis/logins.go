@@ -97,8 +97,8 @@ func (l *logins) send(ctx context.Context, calls []*loginCall) {
 }
 
 // try sends the calls in one pipeline, the first with the script if that is to be loaded, and returns those that were not run for
-// lack of it. go-redis sends a pipeline again that was cut off: then a login is stored once, but if it was stored before, the
-// answer does not say whom it has displaced.
+// lack of it. go-redis sends a pipeline again that was cut off: a login that was stored is stored again, and told again whom it
+// has displaced.
 func (l *logins) try(ctx context.Context, calls []*loginCall, load bool) (missing []*loginCall) {
 	if len(calls) == 0 {
 		return nil

@@ -58,6 +58,17 @@ local function sameClient(a, b)
   return a.device == b.device and a.instance ~= '' and a.instance == b.instance
 end
 
+-- What gave way to a session is kept for a moment: its channel comes again if the answer was lost, and must not find that nobody
+-- had to. It is device, value and reason of each.
+local function keptKey(key, channel) return '` + keptPrefix + `' .. #channel .. ':' .. channel .. ':' .. key end
+local function keep(key, channel, list)
+  if #list > 0 then redis.call('SET', keptKey(key, channel), cmsgpack.pack(list), 'PX', '` + keptMillis + `') end
+end
+local function kept(key, channel)
+  local list = redis.call('GET', keptKey(key, channel))
+  return list and cmsgpack.unpack(list) or {}
+end
+
 -- reason is why a gives way to b, which conflicts with it.
 local function reason(a, b)
   if sameClient(a, b) then return 'reconnected' end
@@ -110,7 +121,9 @@ local function displace(s, why)
   displaced[#displaced + 1] = why
 end
 
-if own and own.channel ~= new.channel then
+if own and own.channel == new.channel then
+  displaced = kept(key, new.channel)
+elseif own then
   local late = false
   if sameClient(own, new) then
     late = new.attempt < own.attempt
@@ -150,6 +163,7 @@ for _, s in ipairs(dead) do
 end
 redis.call('HSET', key, new.device, new.at .. string.sub(new.value, 20))
 redis.call('PEXPIRE', key, ttl)
+keep(key, new.channel, displaced)
 changed(key)
 local answer = {'stored', new.at, stamp(prefix .. new.gateway)}
 for _, v in ipairs(displaced) do answer[#answer + 1] = v end
@@ -171,8 +185,8 @@ local function newer(a, b)
 end
 
 local displaced = {}
-local function displace(place, s, by)
-  for _, v in ipairs({tostring(place), s.device, s.value, reason(s, by), by.device, by.platform}) do
+local function displace(place, device, value, why, by)
+  for _, v in ipairs({tostring(place), device, value, why, by.device, by.platform}) do
     displaced[#displaced + 1] = v
   end
 end
@@ -187,14 +201,17 @@ local function restore(place, key, mine)
     end
   end
   if by then
-    displace(place, mine, by)
+    displace(place, mine.device, mine.value, reason(mine, by), by)
     if stored then redis.call('HDEL', key, mine.device) end
     return
   end
+  local gone = stored and kept(key, mine.channel) or {}
   for _, s in ipairs(older) do
-    displace(place, s, mine)
+    for _, v in ipairs({s.device, s.value, reason(s, mine)}) do gone[#gone + 1] = v end
     redis.call('HDEL', key, s.device)
   end
+  for i = 1, #gone, 3 do displace(place, gone[i], gone[i + 1], gone[i + 2], mine) end
+  keep(key, mine.channel, gone)
   redis.call('HSET', key, mine.device, mine.value)
   redis.call('PEXPIRE', key, ttl)
   changed(key)

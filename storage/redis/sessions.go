@@ -7,6 +7,9 @@
 //	                                     how often something was stored under it
 //	hermod:l                             stream: which accounts were given sessions (see changes.go)
 //	hermod:m:<gateway>                   sorted set: what the gateway was not pushed (see missed.go), by the time
+//	hermod:k:<gateway>                   the same of those that were displaced
+//	hermod:d:<len(channel)>:<channel>:<the account's key>
+//	                                     who gave way to the channel, for keptMillis
 //
 // Every change of a session is one script, so two logins or a login and a logout of one device
 // never overlap. Redis may lose all of it, or go back to an older state of itself (a restart from a
@@ -34,10 +37,14 @@ const (
 	leasePrefix   = "hermod:g:"
 	missedPrefix  = "hermod:m:"
 	kickedPrefix  = "hermod:k:"
+	keptPrefix    = "hermod:d:"
 
 	// defaultSessionTTL is what is left of an account of which nothing is heard. Gateways restore
 	// their live sessions more often than that.
 	defaultSessionTTL = 48 * time.Hour
+	// keptMillis is for how long a login or restore may be sent again and still learns who gave way the first time: longer
+	// than a gateway tries. It is about 300 bytes for each that displaces.
+	keptMillis = "30000"
 	// defaultTimeout bounds dialling and each command, instead of a ctx that costs a goroutine a command.
 	defaultTimeout = 3 * time.Second
 	// defaultLivenessCache is how long an ended lease may still be believed to run.

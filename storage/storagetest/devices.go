@@ -56,7 +56,7 @@ func testLateLogin(t *testing.T, open SessionsFactory) {
 		require.ErrorIs(t, err, storage.ErrSuperseded)
 	}
 	require.Equal(t, []string{"c2"}, channels(t, s, "alice"))
-	login(t, s, client("c2", big), anyone) // by another node again
+	loginAgain(t, s, client("c2", big))
 	newer, displaced := login(t, s, client("c3", big+1), anyone, storage.DisplacedByReconnect)
 	require.Equal(t, "c2", displaced[0].Channel)
 	require.Equal(t, []storage.Session{newer}, find(t, s, "app", "alice"))
@@ -83,7 +83,7 @@ func testLateLoginOfAnOldClient(t *testing.T, open SessionsFactory) {
 		require.ErrorIs(t, err, storage.ErrSuperseded)
 	}
 	require.Equal(t, []string{"g1.1a"}, channels(t, s, "alice"))
-	login(t, s, session("alice", "", "g1.1a", "g1"), anyone) // by another node again
+	loginAgain(t, s, session("alice", "", "g1.1a", "g1"))
 	login(t, s, session("alice", "", "g2.1", "g2"), anyone, storage.DisplacedByDevice)
 	login(t, s, session("alice", "", "g1.1a", "g1"), anyone, storage.DisplacedByDevice) // the store's order
 	// A client that says more is believed: its connections may have overtaken each other.

@@ -103,6 +103,21 @@ func login(t testing.TB, s storage.Sessions, session storage.Session, p storage.
 	return session, displaced
 }
 
+// loginAgain is one of a channel that is there, by another node perhaps: it displaces nobody but those that it has displaced before.
+func loginAgain(t testing.TB, s storage.Sessions, session storage.Session) {
+	t.Helper()
+	before := find(t, s, session.App, session.Account)
+	a, err := s.Login(t.Context(), session, anyone)
+	require.NoError(t, err)
+	after := find(t, s, session.App, session.Account)
+	require.Len(t, after, len(before))
+	for _, x := range after {
+		for _, d := range a.Displaced {
+			require.NotEqual(t, d.Channel, x.Channel)
+		}
+	}
+}
+
 // anyone is the policy that lets all devices in.
 var anyone storage.DevicePolicy
 
