@@ -146,6 +146,28 @@ func TestAnswerIsLost(t *testing.T) {
 	require.Empty(t, displaced)
 }
 
+// The address of the master leads to another server, and the one that was is a replica now. Logins, which go in pipelines, used their
+// connection to it for ever, and were refused.
+func TestLoginsLeaveAReplica(t *testing.T) {
+	ctx := t.Context()
+	_, err := newSessions(t, true).RenewLease(ctx, "g", 60_000, 0)
+	require.NoError(t, err)
+	old, err := component.StartRedis(ctx, t.TempDir(), component.RedisOptions{})
+	require.NoError(t, err)
+	defer func() { require.NoError(t, old.Close()) }()
+	p := newProxy(t)
+	master := p.server.Swap(old.Addr)
+	s := p.open(t)
+	_, err = s.RenewLease(ctx, "g", 60_000, 0)
+	require.NoError(t, err)
+	require.NoError(t, loginAll(t, s, 1)[0])
+	require.NoError(t, s.client.SlaveOf(ctx, "127.0.0.1", "1").Err())
+	p.server.Store(master)
+	for _, err := range loginAll(t, s, 3) {
+		require.NoError(t, err)
+	}
+}
+
 // commands are all that the store asks of Redis.
 var commands = map[string]func(ctx context.Context, s *Sessions) error{
 	"login": func(ctx context.Context, s *Sessions) error {
@@ -189,6 +211,8 @@ type proxy struct {
 	conns []net.Conn // of both sides; guarded by mu
 	wait  sync.WaitGroup
 
+	// server is where new connections lead to, an address.
+	server atomic.Value
 	// cut has the answer to the next script lost, with its connection.
 	cut atomic.Bool
 }
@@ -197,14 +221,14 @@ func newProxy(t *testing.T) *proxy {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	p := &proxy{ln: ln}
-	server := component.Redis(t)
+	p.server.Store(component.Redis(t))
 	p.wait.Go(func() {
 		for {
 			c, err := ln.Accept()
 			if err != nil {
 				return
 			}
-			up, err := net.Dial("tcp", server)
+			up, err := net.Dial("tcp", p.server.Load().(string))
 			if err != nil {
 				_ = c.Close()
 				return

@@ -2,6 +2,7 @@ package redis
 
 import (
 	"context"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -80,7 +81,10 @@ func (l *logins) work(ctx context.Context) {
 	}
 }
 
-// send sends the calls whose callers still wait, and a second time those that Redis does not have the script for.
+// notRun begin the errors of a script that has not begun, or has stored nothing, and may run now.
+var notRun = []string{"NOSCRIPT ", "LOADING ", "READONLY "}
+
+// send sends the calls whose callers still wait, and a second time those that were not run.
 func (l *logins) send(ctx context.Context, calls []*loginCall) {
 	live := make([]*loginCall, 0, len(calls))
 	for _, c := range calls {
@@ -88,29 +92,28 @@ func (l *logins) send(ctx context.Context, calls []*loginCall) {
 			live = append(live, c)
 		}
 	}
-	if missing := l.try(ctx, live, false); len(missing) > 0 {
-		l.try(ctx, missing, true)
+	if again := l.try(ctx, live); len(again) > 0 {
+		// The first by itself, with the script, for the others too. go-redis then waits a moment for a Redis that loads its data, and
+		// leaves a connection to one that has become a replica. It does neither for a pipeline, and uses that connection for ever.
+		first := again[0]
+		first.answer, first.err = loginScript.Eval(ctx, l.client, []string{first.key}, first.args...).StringSlice()
+		l.try(ctx, again[1:])
 	}
 	for _, c := range calls {
 		close(c.done)
 	}
 }
 
-// try sends the calls in one pipeline, the first with the script if that is to be loaded, and returns those that were not run for
-// lack of it. go-redis sends a pipeline again that was cut off: a login that was stored is stored again, and told again whom it
-// has displaced.
-func (l *logins) try(ctx context.Context, calls []*loginCall, load bool) (missing []*loginCall) {
+// try sends the calls in one pipeline, and returns those that were not run. go-redis sends a pipeline again that was cut off: a login
+// that was stored is stored again, and told again whom it has displaced.
+func (l *logins) try(ctx context.Context, calls []*loginCall) (again []*loginCall) {
 	if len(calls) == 0 {
 		return nil
 	}
 	pipe := l.client.Pipeline()
 	commands := make([]*redis.Cmd, len(calls))
 	for i, c := range calls {
-		if load && i == 0 {
-			commands[i] = loginScript.Eval(ctx, pipe, []string{c.key}, c.args...)
-		} else {
-			commands[i] = loginScript.EvalSha(ctx, pipe, []string{c.key}, c.args...)
-		}
+		commands[i] = loginScript.EvalSha(ctx, pipe, []string{c.key}, c.args...)
 	}
 	_, _ = pipe.Exec(ctx) // its error is that of each command that has no answer, and, where it was cut off, of those before it
 	for i, c := range calls {
@@ -118,10 +121,10 @@ func (l *logins) try(ctx context.Context, calls []*loginCall, load bool) (missin
 		if command.Val() != nil {
 			command.SetErr(nil)
 		}
-		if err := command.Err(); err != nil && strings.HasPrefix(err.Error(), "NOSCRIPT ") {
-			missing = append(missing, c)
+		if err := command.Err(); err != nil && slices.ContainsFunc(notRun, func(p string) bool { return strings.HasPrefix(err.Error(), p) }) {
+			again = append(again, c)
 		}
 		c.answer, c.err = command.StringSlice()
 	}
-	return missing
+	return again
 }
