@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -185,7 +187,8 @@ func (h *Hub) isDraining() bool {
 }
 
 // Drain refuses new links, asks every peer to forward nothing more, and returns when all have
-// answered, behind everything that they had forwarded, or have gone; or with ctx's error. Called once.
+// answered, behind everything that they had forwarded, or have gone; or with ctx's error, and the
+// channels of those that have not. Called once.
 func (h *Hub) Drain(ctx context.Context) error {
 	drain := marshal(wire.Header{Command: wire.CmdLinkDrain, Flag: wire.FlagPush}, nil)
 	h.mu.Lock()
@@ -203,7 +206,10 @@ func (h *Hub) Drain(ctx context.Context) error {
 	case <-ctx.Done():
 		h.mu.RLock()
 		defer h.mu.RUnlock()
-		return fmt.Errorf("%d links are not drained: %w", len(h.waiting), ctx.Err())
+		if len(h.waiting) == 0 { // both at once
+			return nil
+		}
+		return fmt.Errorf("links that are not drained: %s: %w", strings.Join(slices.Sorted(maps.Keys(h.waiting)), ", "), ctx.Err())
 	}
 }
 

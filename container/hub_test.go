@@ -54,19 +54,37 @@ func TestDrainRefusesNewLinks(t *testing.T) {
 
 func TestDrainWaitsForEveryPeer(t *testing.T) {
 	n := startNode(t, "logic-1", "127.0.0.1:0")
-	// A peer that does not answer link.drain: it is not read.
-	client, err := newDialler(nil).newLink(n.self).dial(t.Context())
-	require.NoError(t, err)
-	n.Until(t, "the link", func() bool { return n.Linked("gateway-1") })
+	// Peers that do not answer link.drain: they are not read.
+	var clients []im.Client
+	for _, peer := range []string{"gateway-2", "gateway-1"} {
+		d := newDialler(nil)
+		d.opts.Self.ID = peer
+		client, err := d.newLink(n.self).dial(t.Context())
+		require.NoError(t, err)
+		n.Until(t, "the link", func() bool { return n.Linked(peer) })
+		clients = append(clients, client)
+	}
 
 	late, cancel := context.WithCancel(t.Context())
 	cancel()
-	err = n.Drain(late)
+	err := n.Drain(late)
 	require.ErrorIs(t, err, context.Canceled)
-	require.ErrorContains(t, err, "1 links are not drained")
+	require.ErrorContains(t, err, "not drained: gateway-1#2, gateway-2#1: ", "who it is, not how many")
 
-	client.Close() // one that has gone is not waited for
+	for _, client := range clients { // one that has gone is not waited for
+		client.Close()
+	}
 	require.NoError(t, n.Drain(t.Context()))
+}
+
+// A drain whose time was over, of a node with nothing to drain, said now and then that 0 links are not drained.
+func TestDrainOfNobodyTakesNoTime(t *testing.T) {
+	late, cancel := context.WithCancel(t.Context())
+	cancel()
+	for range 100 {
+		hub := NewHub(HubOptions{Self: naming.Instance{ID: "l"}, Secret: secret, Changed: func() {}, Log: quiet()})
+		require.NoError(t, hub.Drain(late))
+	}
 }
 
 // Channel ids carry the instance, whatever it contains: what Accept had noted of a channel that
