@@ -46,11 +46,11 @@ func (g *Gateway) Accept(conn im.Conn, wait time.Duration) (string, error) {
 		return "", refuse(conn, pkt, err)
 	}
 	if err := conn.SetReadDeadline(time.Time{}); err != nil {
+		g.connections.Add(-1)
 		return "", err
 	}
 	id := g.cfg.Instance.ID + "." + strconv.FormatInt(g.nextID.Add(1), 36)
 	g.joining.Store(id, s)
-	g.connections.Add(1) // until Disconnect
 	return id, nil
 }
 
@@ -89,7 +89,7 @@ func write(conn im.Conn, payload []byte) error {
 	return conn.Flush()
 }
 
-// admit checks a login and makes its session. Its errors are *wire.Error.
+// admit checks a login and makes its session, which counts as a connection until Disconnect. Its errors are *wire.Error.
 func (g *Gateway) admit(pkt *wire.LogicPkt, deadline time.Time) (*session, error) {
 	if pkt.Command != wire.CmdSignIn || pkt.Flag != wire.FlagRequest {
 		return nil, wire.Errorf(wire.StatusUnauthorized, "sign in first: the first packet must be %s", wire.CmdSignIn)
@@ -108,15 +108,11 @@ func (g *Gateway) admit(pkt *wire.LogicPkt, deadline time.Time) (*session, error
 	if g.isDraining() {
 		return nil, errStopping
 	}
-	if n := g.cfg.MaxConnections; n > 0 && g.connections.Load() >= int64(n) {
-		g.metrics.limited.WithLabelValues(limitConnections).Inc()
-		return nil, wire.Errorf(wire.StatusSystemException, "this gateway is full: connect to another one")
-	}
-	if wait := g.accounts.Take(account{claims.App, claims.Account}, time.Now()); wait > 0 {
-		return nil, g.slowDown(limitAccount, wait, "too many logins of this account: slow down")
-	}
-	if wait := g.logins.Take(struct{}{}, time.Now()); wait > 0 {
-		return nil, g.slowDown(limitLogins, wait, "too many logins at once: try again in a moment")
+	// Counted first: of logins that come together, each must see the others.
+	n := g.connections.Add(1)
+	if err := g.limit(n, account{claims.App, claims.Account}); err != nil {
+		g.connections.Add(-1)
+		return nil, err
 	}
 	req.Token = "" // nobody else needs it
 	s := &session{
@@ -127,6 +123,21 @@ func (g *Gateway) admit(pkt *wire.LogicPkt, deadline time.Time) (*session, error
 		login:    &signIn{sequence: pkt.Sequence, req: &req, deadline: deadline, answer: make(chan *wire.LogicPkt, 1)},
 	}
 	return s, nil
+}
+
+// limit refuses a login that would be too many: the nth connection, or too soon after others.
+func (g *Gateway) limit(n int64, a account) error {
+	if most := g.cfg.MaxConnections; most > 0 && n > int64(most) {
+		g.metrics.limited.WithLabelValues(limitConnections).Inc()
+		return wire.Errorf(wire.StatusSystemException, "this gateway is full: connect to another one")
+	}
+	if wait := g.accounts.Take(a, time.Now()); wait > 0 {
+		return g.slowDown(limitAccount, wait, "too many logins of this account: slow down")
+	}
+	if wait := g.logins.Take(struct{}{}, time.Now()); wait > 0 {
+		return g.slowDown(limitLogins, wait, "too many logins at once: try again in a moment")
+	}
+	return nil
 }
 
 // account names one of a tenant.

@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
@@ -142,6 +143,56 @@ func TestLoginRefusedForNow(t *testing.T) {
 			if test.limit != "" {
 				require.EqualValues(t, 1, f.counter("limited_total", test.limit))
 			}
+		})
+	}
+}
+
+// Logins that came together were counted after all had been let through: a reconnect storm filled a gateway beyond its bound.
+func TestLoginsThatComeTogetherAreBounded(t *testing.T) {
+	f, _ := build(t, memory.NewRegistry(), func(c *Config) { c.MaxConnections = 1 })
+	first := f.handshake("alice", func() error {
+		_, err := f.Accept(f.handshake("bob", func() error { return nil }), time.Second)
+		require.ErrorContains(t, err, "full", "the other is not through yet")
+		return nil
+	})
+	id, err := f.Accept(first, time.Second)
+	require.NoError(t, err)
+	require.EqualValues(t, 1, f.connections.Load())
+	require.NoError(t, f.Disconnect(id))
+	require.Zero(t, f.connections.Load())
+}
+
+// handshake is a connection that signs in.
+func (f *fixture) handshake(account string, settled func() error) im.Conn {
+	p := wire.LogicPkt{Header: wire.Header{Command: wire.CmdSignIn, Sequence: 1}}
+	var err error
+	p.Body, err = proto.Marshal(&pb.LoginReq{Token: tokenOf(account)})
+	require.NoError(f.t, err)
+	return &fakeConn{packet: p.Append(nil), settled: settled}
+}
+
+// Who is counted and then refused gives the place back.
+func TestRefusedLoginsTakeNoPlace(t *testing.T) {
+	once := limit.Rate{PerSecond: 0.001, Burst: 1}
+	gone := errors.New("the connection is closed")
+	for _, test := range []struct {
+		name    string
+		change  func(*Config)
+		settled error
+		want    string
+	}{
+		{"login rate", func(c *Config) { c.LoginRate = once }, nil, "too many logins at once"},
+		{"account rate", func(c *Config) { c.AccountRate = once }, nil, "too many logins of this account"},
+		{"full", func(c *Config) { c.MaxConnections = 1 }, nil, "full"},
+		{"gone", nil, gone, gone.Error()},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			f, _ := build(t, memory.NewRegistry(), test.change)
+			_, err := f.Accept(f.handshake("alice", func() error { return nil }), time.Second)
+			require.NoError(t, err)
+			_, err = f.Accept(f.handshake("alice", func() error { return test.settled }), time.Second)
+			require.ErrorContains(t, err, test.want)
+			require.EqualValues(t, 1, f.connections.Load())
 		})
 	}
 }

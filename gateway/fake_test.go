@@ -3,8 +3,10 @@ package gateway
 import (
 	"net"
 	"sync"
+	"time"
 
 	im "github.com/hermod-im/hermod"
+	"github.com/hermod-im/hermod/transport"
 )
 
 // fakeChannel is a channel without a socket.
@@ -68,4 +70,25 @@ func (c *fakeChannel) reason() im.Reason {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.closed
+}
+
+// fakeConn is a connection before its login that reads one packet, without a socket.
+type fakeConn struct {
+	im.Conn
+	packet  []byte
+	settled func() error // the login is let through: the connection's read deadline is taken back
+}
+
+func (c *fakeConn) ReadFrame() (im.Frame, error) {
+	return &transport.Frame{Op: im.OpBinary, Payload: c.packet}, nil
+}
+
+func (c *fakeConn) WriteFrame(im.OpCode, []byte) error { return nil }
+func (c *fakeConn) Flush() error                       { return nil }
+
+func (c *fakeConn) SetReadDeadline(t time.Time) error {
+	if t.IsZero() {
+		return c.settled()
+	}
+	return nil
 }
