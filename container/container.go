@@ -38,6 +38,9 @@ const (
 	// publishMin and publishMax bound the backoff while the registry cannot be reached.
 	publishMin = 100 * time.Millisecond
 	publishMax = 5 * time.Second
+	// deregisterWait is how long a node that stops waits for the registry before it turns to its peers and clients: a
+	// registry that works takes milliseconds, and one that elects a leader a second or two.
+	deregisterWait = 2 * time.Second
 )
 
 // LinkVersion is the version of what services say to each other. A node speaks with peers of its own

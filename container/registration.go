@@ -130,7 +130,21 @@ func (r *Registration) publish(ctx context.Context) error {
 	return err
 }
 
-// Deregister removes the instance from the registry. Call it after Run has ended.
-func (r *Registration) Deregister(ctx context.Context) error {
-	return r.naming.Deregister(ctx, r.Instance().ID)
+// Deregister removes the instance from the registry. It returns when that is done, so that the others know before anything else
+// happens, or has failed, or after deregisterWait: a registry that hangs must not take the time of what follows. It goes on until ctx
+// ends, and closes ended. Call it once, after Run has ended, and wait for ended.
+func (r *Registration) Deregister(ctx context.Context) (ended <-chan struct{}) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if err := r.naming.Deregister(ctx, r.Instance().ID); err != nil {
+			r.log.WithError(err).Warn("cannot deregister; the registry will notice by itself")
+		}
+	}()
+	select {
+	case <-done:
+	case <-time.After(deregisterWait):
+		r.log.Warn("the registry does not answer; stopping all the same")
+	}
+	return done
 }

@@ -71,7 +71,7 @@ func TestRegistrationRetriesUntilTheRegistryIsBack(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, naming.StateReady, list[0].State)
 
-		require.NoError(t, r.Deregister(t.Context()))
+		<-r.Deregister(t.Context())
 		list, err = registry.Client().Find(t.Context(), naming.ServiceLogic)
 		require.NoError(t, err)
 		require.Empty(t, list)
@@ -114,4 +114,50 @@ func TestPublishEndsWithItsContext(t *testing.T) {
 		defer cancel()
 		require.ErrorIs(t, r.Publish(ctx, setState(naming.StateReady)), context.DeadlineExceeded)
 	})
+}
+
+// hanging is a registry that does not answer who deregisters, for so long.
+type hanging struct {
+	naming.Naming
+	longest time.Duration
+}
+
+func (h hanging) Deregister(ctx context.Context, id string) error {
+	select {
+	case <-time.After(h.longest):
+		return h.Naming.Deregister(ctx, id)
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// A registry that hangs is not waited for by who has clients to move, and is still told what it has not heard.
+func TestDeregisterBesideWhatFollows(t *testing.T) {
+	for _, test := range []struct {
+		longest     time.Duration // of the registry
+		waits, ends time.Duration
+		stays       bool
+	}{
+		{0, 0, 0, false},
+		{deregisterWait / 2, deregisterWait / 2, deregisterWait / 2, false},
+		{2 * deregisterWait, deregisterWait, 2 * deregisterWait, false},
+		{time.Hour, deregisterWait, time.Minute, true},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			n := hanging{memory.NewRegistry().Client(), test.longest}
+			r, stop := runRegistration(t, n)
+			synctest.Wait()
+			stop()
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			defer cancel()
+			start := time.Now()
+			ended := r.Deregister(ctx)
+			require.Equal(t, test.waits, time.Since(start))
+			<-ended
+			require.Equal(t, test.ends, time.Since(start))
+			list, err := n.Find(t.Context(), naming.ServiceLogic)
+			require.NoError(t, err)
+			require.Equal(t, test.stays, len(list) == 1)
+		})
+	}
 }

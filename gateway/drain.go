@@ -14,10 +14,11 @@ import (
 	"github.com/hermod-im/hermod/wire/pb"
 )
 
-// How a gateway stops without anybody noticing (I8), in the time of Config.Drain:
+// How a gateway stops without anybody noticing (I8): it leaves the registry, or has waited long enough for one that does not answer
+// (container.Registration.Deregister), and then, in the time of Config.Drain:
 //
-//	0 %        it leaves the registry, and asks the clients that understand gateway.goaway to move,
-//	           each after a delay of its own up to 60 %; it serves them as ever meanwhile
+//	0 %        it asks the clients that understand gateway.goaway to move, each after a delay of
+//	           its own up to 60 %; it serves them as ever meanwhile
 //	0 – 60 %   the others are closed with 1001, one after another
 //	80 %       those that have not moved are closed as well, until 90 %
 //	– 100 %    what they have asked is answered
@@ -35,16 +36,18 @@ const (
 
 // drain leaves the registry, moves the clients elsewhere, ends their sessions and the lease.
 func (g *Gateway) drain() {
+	deregistering, giveUp := context.WithTimeout(context.Background(), g.cfg.Drain)
+	defer giveUp()
+	deregistered := g.registration.Deregister(deregistering)
+
 	ctx, cancel := context.WithTimeout(context.Background(), g.cfg.Drain+5*time.Second)
 	defer cancel()
-	if err := g.registration.Deregister(ctx); err != nil {
-		g.log.WithError(err).Warn("cannot deregister; the registry will notice by itself")
-	}
 	g.moveClients(ctx)
 	if err := g.deps.Server.Shutdown(ctx); err != nil {
 		g.log.WithError(err).Warn("clients cut off")
 	}
 	g.leases.end()
+	<-deregistered
 }
 
 // moveClients sees to it that all clients go, each after its open requests were answered.
@@ -75,9 +78,11 @@ func (g *Gateway) moveClients(ctx context.Context) {
 	}
 	spread(ctx, len(others), over, func(i int) { closed(others[i]) })
 	// The others may stop as well, for instance all at once.
-	for moved := start.Add(part(moveGrace)); g.connections.Load() > 0 && time.Until(moved) > 0 && !g.alone(ctx); {
-		g.awaitGone(ctx, min(aloneCheck, time.Until(moved)))
+	moving, moved := context.WithDeadline(ctx, start.Add(part(moveGrace)))
+	for g.connections.Load() > 0 && moving.Err() == nil && !g.alone(moving) {
+		g.awaitGone(moving, aloneCheck)
 	}
+	moved()
 
 	for _, s := range movers {
 		if _, stayed := g.deps.Channels.Get(s.id()); !stayed {

@@ -221,6 +221,45 @@ func TestDrainFollowsTheLogicNodes(t *testing.T) {
 	require.NoError(t, <-ended)
 }
 
+// A registry that hung took the time in which clients move: those that had not were cut off with their requests open (I7, I8).
+func TestDrainWhileTheRegistryHangs(t *testing.T) {
+	f, n := startPair(t, func(c *Config) { c.Drain = time.Hour })
+	c := f.another().login("alice", "goaway")
+	goOn := f.naming.hang()
+	defer goOn()
+	ended := f.stopping()
+	c.goneAway()
+	c.send(wire.Header{Command: wire.CmdUserTalk, Sequence: 1, Dest: "bob"}, nil)
+	c.answered(wire.CmdUserTalk, 1, wire.StatusSuccess)
+	c.conn.Close()
+	n.await(t, wire.CmdLeaseEnd, 1) // without a client it is over
+	goOn()
+	require.NoError(t, <-ended)
+	require.EqualValues(t, 1, f.counter("drained_total", "moved"))
+	list, err := f.registry.Client().Find(t.Context(), naming.ServiceGateway)
+	require.NoError(t, err)
+	require.Len(t, list, 1, "what could not be said at first was said in the end")
+	require.Equal(t, "gateway-2", list[0].ID)
+}
+
+// When the time of a drain was over before clients were to have moved, it asked the registry in a loop without a pause.
+func TestDrainEndsWithItsTime(t *testing.T) {
+	f, _ := startPair(t, func(c *Config) { c.Drain = time.Hour })
+	f.another().login("alice", "goaway")
+	over, cancel := context.WithCancel(t.Context())
+	cancel()
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		f.moveClients(over)
+	}()
+	select {
+	case <-ended:
+	case <-time.After(await.Patience):
+		t.Error("it goes on without time")
+	}
+}
+
 func TestMoveDelay(t *testing.T) {
 	for _, test := range []struct {
 		span, elapsed time.Duration

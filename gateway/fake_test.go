@@ -1,11 +1,13 @@
 package gateway
 
 import (
+	"context"
 	"net"
 	"sync"
 	"time"
 
 	im "github.com/hermod-im/hermod"
+	"github.com/hermod-im/hermod/naming"
 	"github.com/hermod-im/hermod/transport"
 )
 
@@ -91,4 +93,52 @@ func (c *fakeConn) SetReadDeadline(t time.Time) error {
 		return c.settled()
 	}
 	return nil
+}
+
+// hanging is a registry that answers neither Find nor Deregister between hang and goOn.
+type hanging struct {
+	naming.Naming
+	mu   sync.RWMutex
+	open chan struct{} // closed while it answers
+}
+
+func newHanging(n naming.Naming) *hanging {
+	h := &hanging{Naming: n, open: make(chan struct{})}
+	close(h.open)
+	return h
+}
+
+// hang returns goOn.
+func (h *hanging) hang() (goOn func()) {
+	open := make(chan struct{})
+	h.mu.Lock()
+	h.open = open
+	h.mu.Unlock()
+	return sync.OnceFunc(func() { close(open) })
+}
+
+func (h *hanging) wait(ctx context.Context) error {
+	h.mu.RLock()
+	open := h.open
+	h.mu.RUnlock()
+	select {
+	case <-open:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (h *hanging) Find(ctx context.Context, service string) ([]naming.Instance, error) {
+	if err := h.wait(ctx); err != nil {
+		return nil, err
+	}
+	return h.Naming.Find(ctx, service)
+}
+
+func (h *hanging) Deregister(ctx context.Context, id string) error {
+	if err := h.wait(ctx); err != nil {
+		return err
+	}
+	return h.Naming.Deregister(ctx, id)
 }

@@ -178,7 +178,7 @@ type fixture struct {
 	*Gateway
 	t        testing.TB
 	registry *memory.Registry
-	naming   naming.Naming
+	naming   *hanging
 	metered  *prometheus.Registry
 	address  string // where clients connect
 	stop     func() error
@@ -189,7 +189,7 @@ func build(t testing.TB, registry *memory.Registry, change func(*Config)) (*fixt
 	channels := transport.NewChannelMap()
 	server := transport.NewServer(transport.Options{}, transport.Endpoint{Address: "127.0.0.1:0", Protocol: tcp.Protocol()})
 	require.NoError(t, server.Listen())
-	f := &fixture{t: t, registry: registry, naming: registry.Client(), metered: prometheus.NewRegistry(), address: server.Addr(0).String()}
+	f := &fixture{t: t, registry: registry, naming: newHanging(registry.Client()), metered: prometheus.NewRegistry(), address: server.Addr(0).String()}
 	cfg := Config{
 		Instance: naming.Instance{
 			ID: gatewayID, Service: naming.ServiceGateway, Node: "gateway", Address: f.address,

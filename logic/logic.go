@@ -234,12 +234,16 @@ func (n *Node) Run(ctx context.Context) error {
 	}
 	leave()
 	registry.Wait()
+	deregistering, giveUp := context.WithTimeout(context.Background(), n.cfg.Drain)
+	defer giveUp()
+	deregistered := n.registration.Deregister(deregistering)
 	n.drain()
 	stop()
 	wg.Wait()
 	closing, cancel := context.WithTimeout(context.Background(), closeWait)
 	defer cancel()
 	n.dispatch.unlinked.finish(closing)
+	<-deregistered
 	return err
 }
 
@@ -257,14 +261,11 @@ func (n *Node) watchKeep(ctx context.Context) {
 	}
 }
 
-// drain leaves the registry, has the gateways stop forwarding, finishes what they have forwarded, and
-// writes out what is queued for them.
+// drain has the gateways stop forwarding, finishes what they have forwarded, and writes out what is
+// queued for them.
 func (n *Node) drain() {
 	ctx, cancel := context.WithTimeout(context.Background(), n.cfg.Drain)
 	defer cancel()
-	if err := n.registration.Deregister(ctx); err != nil {
-		n.log.WithError(err).Warn("cannot deregister; the registry will notice by itself")
-	}
 	if err := errors.Join(n.hub.Drain(ctx), n.awaitFinished(ctx)); err != nil {
 		n.log.WithError(err).Warn("stopping although not everything was handed over")
 		n.dispatch.missed()
