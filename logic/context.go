@@ -30,6 +30,7 @@ type Context struct {
 	log      *logrus.Entry
 	node     *Node
 	finished atomic.Bool
+	bulk     bool // counted by Router.bulk
 }
 
 // Account is who asks.
@@ -106,8 +107,16 @@ func (c *Context) respond(status wire.Status, body proto.Message) {
 			p.Status = wire.StatusSystemException
 		}
 	}
+	if c.bulk && p.Status == wire.StatusSuccess {
+		if err := c.offer(p.Append(nil)); err != nil {
+			c.Delivered = nil
+			c.fail(err)
+			return
+		}
+	} else {
+		_ = c.agent.Push(p.Append(nil)) // see Respond
+	}
 	c.node.metrics.answered(p.Status)
-	_ = c.agent.Push(p.Append(nil)) // see Respond
 }
 
 // finish ends the request; only the first call counts.

@@ -26,6 +26,8 @@ type metrics struct {
 	logins    *prometheus.CounterVec
 	displaced *prometheus.CounterVec
 	limited   prometheus.Counter // by account_rate
+	bulk      prometheus.Counter // limited by maxBulk
+	crowded   prometheus.Counter // limited by queue_bytes
 	recalled  prometheus.Counter // of locations
 	asked     prometheus.Counter
 }
@@ -52,10 +54,10 @@ func newMetrics(r prometheus.Registerer) *metrics {
 	}
 	m.logins = prometheus.NewCounterVec(opts("logins_total", "Logins by outcome: admitted, conflict (refused by the device policy), superseded (a newer login of the same client is there), failed."), []string{"outcome"})
 	m.displaced = prometheus.NewCounterVec(opts("displaced_total", "Sessions that gave way to a newer one, by reason: device, reconnected, platform, limit."), []string{"reason"})
-	limited := prometheus.NewCounterVec(opts("limited_total", "Requests that were refused by a rate limit, by its key in the configuration: account_rate."), []string{"limit"})
+	limited := prometheus.NewCounterVec(opts("limited_total", "Requests that were refused by a limit: account_rate, queue_bytes (of links: too much waits for an answer of many messages), bulk (one connection asks for too many of those at once)."), []string{"limit"})
 	locations := prometheus.NewCounterVec(opts("locations_total", "Accounts whose sessions were looked up for a push, by source: store, memory (the store's answer, unchanged since)."), []string{"source"})
 	m.recalled, m.asked = locations.WithLabelValues("memory"), locations.WithLabelValues("store")
-	m.limited = limited.WithLabelValues("account_rate")
+	m.limited, m.crowded, m.bulk = limited.WithLabelValues("account_rate"), limited.WithLabelValues("queue_bytes"), limited.WithLabelValues("bulk")
 	r.MustRegister(locations, limited, m.logins, m.displaced, m.requests, m.answers, m.commits, m.stored, m.batch, m.commit, m.pushed, m.unpushed)
 	m.success = m.answers.WithLabelValues("0")
 	return m

@@ -42,6 +42,8 @@ type Route struct {
 	// Inline handlers run on the link's reader, in order, and must not block. The others run on a
 	// bounded number of goroutines, in no particular order.
 	Inline bool
+	// Bulk: the answer may be large, and can be asked for again. See bulk. Not for inline handlers.
+	Bulk   bool
 	Handle Handler
 }
 
@@ -50,6 +52,7 @@ type Router struct {
 	routes map[wire.Command]Route // static after construction
 	limit  int
 	tasks  chan task
+	bulk   *bulk
 }
 
 type task struct {
@@ -63,7 +66,7 @@ const taskQueue = 4096
 // NewRouter returns a router of a table. Every handler is wrapped in the precondition of its row and
 // then in the middlewares, the first outermost. At most handlers blocking commands run at once.
 func NewRouter(table []Route, handlers int, chain ...Middleware) *Router {
-	r := &Router{routes: map[wire.Command]Route{}, limit: handlers, tasks: make(chan task, taskQueue)}
+	r := &Router{routes: map[wire.Command]Route{}, limit: handlers, tasks: make(chan task, taskQueue), bulk: newBulk()}
 	for _, row := range table {
 		row.Handle = precondition(row.From)(row.Handle)
 		for _, m := range slices.Backward(chain) {
@@ -83,6 +86,7 @@ func (r *Router) Run(ctx context.Context) {
 				select {
 				case t := <-r.tasks:
 					r.run(t.handle, t.c)
+					r.bulk.end(t.c)
 				case <-ctx.Done():
 					return
 				}
@@ -104,10 +108,18 @@ func (r *Router) Serve(c *Context) {
 		r.run(row.Handle, c)
 		return
 	}
+	if row.Bulk {
+		if err := r.bulk.begin(c); err != nil {
+			c.fail(err)
+			c.finish()
+			return
+		}
+	}
 	c.Packet.Body = slices.Clone(c.Packet.Body) // the link's buffer is used again
 	select {
 	case r.tasks <- task{row.Handle, c}:
 	default:
+		r.bulk.end(c)
 		c.fail(errBusy)
 		c.finish()
 	}

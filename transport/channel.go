@@ -179,6 +179,25 @@ func (c *Channel) push(op im.OpCode, payload []byte) error {
 	return nil
 }
 
+// Offer is Push for what can be asked for again: it leaves half of the queue to all else. What would fill more, unless
+// nothing waits, is refused with im.ErrQueueFull, and what is above the largest packet that this side accepts
+// with im.ErrFrameTooLarge: the peer is expected to accept as much. Then nothing is queued, and the channel stays open.
+func (c *Channel) Offer(payload []byte) error {
+	if len(payload) > c.host.maxPacket {
+		return im.ErrFrameTooLarge
+	}
+	c.mu.Lock()
+	defer c.unlock()
+	if c.queued > 0 && int(c.queued)+len(payload) > c.host.queueBytes/2 {
+		return im.ErrQueueFull
+	}
+	if err := c.admit(); err != nil {
+		return err
+	}
+	c.enqueue(im.OpBinary, payload)
+	return nil
+}
+
 // PushFrame queues what Protocol().AppendFrame made.
 func (c *Channel) PushFrame(frame []byte) error {
 	c.mu.Lock()

@@ -404,3 +404,39 @@ func TestOnePacketAboveTheBound(t *testing.T) {
 		c.expect(string(page))
 	})
 }
+
+// What is offered to a peer that does not read fills half of its queue at most, closes nothing and delays nothing else.
+func TestOffer(t *testing.T) {
+	forAll(t, func(t *testing.T, v variant) {
+		const bound, page = 256 << 10, 16 << 10
+		n := start(t, v, transport.Options{QueueBytes: bound, MaxPacket: 2 * bound}, nil)
+		p := n.join(t, "a")
+		got, _ := n.Channels().Get("a")
+		ch := got.(*transport.Channel)
+		require.ErrorIs(t, ch.Offer(make([]byte, 2*bound+1)), im.ErrFrameTooLarge)
+		large, small := make([]byte, bound), make([]byte, page)
+		require.NoError(t, ch.Offer(large), "nothing else waits")
+		p.expectFrame(im.OpBinary, large)
+		for ch.QueuedBytes() > 0 {
+			runtime.Gosched()
+		}
+		offered := 0
+		for ; ; offered++ {
+			if err := ch.Offer(small); err != nil {
+				require.ErrorIs(t, err, im.ErrQueueFull)
+				break
+			}
+			require.LessOrEqual(t, ch.QueuedBytes(), bound/2+transport.MaxHeader)
+			require.Less(t, offered, 10_000)
+		}
+		require.NoError(t, ch.Push([]byte("other")), "the rest of the queue is for others")
+		for range offered {
+			p.expectFrame(im.OpBinary, small)
+		}
+		p.expect("other")
+		require.Zero(t, n.metrics.QueueFull.Load())
+		ch.Close(im.ReasonGoingAway)
+		require.ErrorIs(t, ch.Offer(nil), im.ErrChannelClosed)
+		_ = p.Close()
+	})
+}
