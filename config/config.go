@@ -102,7 +102,7 @@ type IDs struct {
 type Links struct {
 	DialWait   time.Duration `koanf:"dial_wait" doc:"How long dialling another service and its handshake may take."`
 	QueueBytes Size          `koanf:"queue_bytes" doc:"Most that may wait to be written to one other service. When full, requests are answered with status 300 at once."`
-	MaxPacket  Size          `koanf:"max_packet" doc:"Largest packet from another service."`
+	MaxPacket  Size          `koanf:"max_packet" doc:"Largest packet from another service. It must hold an answer with 200 messages of limits.max_body, and the members of a group."`
 }
 
 // Gateway holds the clients' connections.

@@ -246,6 +246,23 @@ func TestValidate(t *testing.T) {
 	}
 }
 
+// A link was cut by an answer that was larger than its largest packet, as often as somebody asked for it.
+func TestLinkPacketHoldsTheLargestAnswer(t *testing.T) {
+	for _, c := range []struct{ set, want string }{
+		{"links.max_packet=64KiB", "is 64KiB: must be 12MiB to 1GiB"},
+		{"gateway.max_packet=20MiB gateway.queue_bytes=20MiB", "is 16MiB: must be 21MiB"},
+		{"limits.max_body=128KiB gateway.max_packet=90KiB", "is 16MiB: must be 18MiB"},
+		{"limits.max_body=1KiB limits.max_group_members=1 links.max_packet=5MiB", "is 5MiB: must be 6MiB"},
+		{"limits.max_group_members=300000", "is 16MiB: must be 23MiB"},
+	} {
+		got, err := config.Load(config.Default(), config.Sources{Set: strings.Fields("secret=s database.dsn=d links.queue_bytes=1GiB " + c.set)})
+		require.NoError(t, err)
+		err = got.Validate(config.RoleLogic)
+		require.ErrorContains(t, err, "links.max_packet "+c.want, c.set)
+		require.Len(t, strings.Split(err.Error(), "\n"), 1, "one problem: %v", err)
+	}
+}
+
 func TestValidateTellsEverythingAtOnce(t *testing.T) {
 	c := config.Default()
 	c.Log.Level, c.Limits.MaxDevices, c.Gateway.ReadWait = "loud", 0, -1

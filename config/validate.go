@@ -39,6 +39,14 @@ const (
 	headerRoom = 4 * KiB
 	// maxOfflinePage is the largest page of the offline index (docs/protocol.md).
 	maxOfflinePage = 2000
+	// contentPage is how many messages one answer to chat.offline.content may hold (docs/protocol.md).
+	contentPage = 200
+	// messageRoom is what such an answer has for a message beside its body.
+	messageRoom = 64
+	// syncRoom holds a page of chat.sync or chat.history but for one message: 4 MiB of messages, and what goes with them.
+	syncRoom = 5 * MiB
+	// memberRoom holds a member of a group with an account of 64 bytes, the longest.
+	memberRoom = 80
 	// maxCount bounds every number that sizes something.
 	maxCount = 100_000_000
 )
@@ -74,9 +82,24 @@ func (c Config) validateCommon(v *validation) {
 	v.between("sessions.redis.db", c.Sessions.Redis.DB, 0, 1<<20)
 	v.between("ids.node", c.IDs.Node, -1, maxIDNode)
 	v.positive("links.dial_wait", c.Links.DialWait)
-	v.size("links.max_packet", c.Links.MaxPacket, c.Gateway.MaxPacket+headerRoom, maxPacket)
+	least := c.leastLinkPacket()
+	v.check("links.max_packet", c.Links.MaxPacket >= least && c.Links.MaxPacket <= maxPacket,
+		"is %v: must be %v to %v with these gateway.max_packet, limits.max_body and limits.max_group_members", c.Links.MaxPacket, least, maxPacket)
 	v.size("links.queue_bytes", c.Links.QueueBytes, c.Links.MaxPacket, GiB)
 	v.check("shutdown.drain", c.Shutdown.Drain >= 0, "must not be negative")
+}
+
+// leastLinkPacket holds the largest packets that services send each other, in whole MiB: an answer that is larger never
+// reaches who asked.
+func (c Config) leastLinkPacket() Size {
+	body := min(c.Limits.MaxBody, c.Gateway.MaxPacket)
+	least := max(
+		c.Gateway.MaxPacket,
+		contentPage*(body+messageRoom),
+		syncRoom+body,
+		memberRoom*Size(c.Limits.MaxGroupMembers),
+	)
+	return (least + headerRoom + MiB - 1) / MiB * MiB
 }
 
 func (c Config) validateGateway(v *validation) {

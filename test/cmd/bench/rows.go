@@ -44,7 +44,7 @@ func oneProcess() siteSpec { return siteSpec{"standalone", 0, 0, noLimits} }
 // largePackets is a cluster that takes the creation of a group of 100,000 in one packet.
 func largePackets() siteSpec {
 	s := twoByTwo()
-	s.set += " gateway.max_packet=2MiB gateway.queue_bytes=2MiB links.max_packet=4MiB"
+	s.set += " gateway.max_packet=2MiB gateway.queue_bytes=2MiB"
 	return s
 }
 
