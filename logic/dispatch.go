@@ -35,8 +35,9 @@ type dispatcher struct {
 	log       *logrus.Entry
 	timeout   time.Duration
 
-	owed atomic.Bool   // all clients are to be hinted
-	wake chan struct{} // capacity 1: owed was set
+	owed    atomic.Bool   // all clients are to be hinted
+	failing atomic.Bool   // a look-up has failed, and the session store has not answered since
+	wake    chan struct{} // capacity 1: owed was set
 }
 
 // links are the ways to the gateways: a *container.Hub.
@@ -83,6 +84,7 @@ func (d *dispatcher) run(ctx context.Context) {
 		if d.awaitStore(ctx) != nil {
 			return
 		}
+		d.failing.Store(false)
 		d.settle()
 	}
 }
@@ -189,18 +191,26 @@ func (d *dispatcher) pushEach(batch []*utterance, begins map[audience]int, found
 	}
 }
 
-// find looks sessions up. After an error nobody was reached, and all are hinted.
+// find looks sessions up. After an error nobody was reached, and all are hinted. Until the session store answers again, nobody waits
+// for it: what is stored by then is in what the clients will sync when they are hinted.
 func (d *dispatcher) find(keys []storage.AccountKey) ([][]storage.Session, error) {
+	if d.failing.Load() && d.owed.Load() { // the hint is still to come: after this
+		d.metrics.unpushed.WithLabelValues("session_store").Add(float64(len(keys)))
+		return nil, errNotAsked
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), d.timeout)
 	defer cancel()
 	found, err := d.locations.find(ctx, keys)
 	if err != nil {
 		d.metrics.unpushed.WithLabelValues("session_store").Add(float64(len(keys)))
 		d.log.WithError(err).WithField("accounts", len(keys)).Error("cannot look sessions up: nothing pushed")
+		d.failing.Store(true)
 		d.missed()
 	}
 	return found, err
 }
+
+var errNotAsked = errors.New("the session store does not answer")
 
 // message pushes one message to the devices of all members but the one that sent it. Devices that
 // keep cursors also get what their own account sent, and what had been sent before under the same

@@ -2,10 +2,14 @@ package logic
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"slices"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	"google.golang.org/protobuf/proto"
@@ -205,6 +209,81 @@ func TestSessionStoreDownHintsAll(t *testing.T) {
 	f.idle()
 	require.Len(t, f.links.pushes(), 1)
 	require.Len(t, f.links.broadcasts(), 1)
+}
+
+// hanging answers nothing while it hangs: each command ends with a time-out.
+type hanging struct {
+	storage.Sessions
+	hangs atomic.Bool
+}
+
+func (s *hanging) wait() error {
+	if !s.hangs.Load() {
+		return nil
+	}
+	time.Sleep(time.Second)
+	return errors.New("i/o timeout")
+}
+
+func (s *hanging) Changes(ctx context.Context, since string) (storage.Changes, error) {
+	if err := s.wait(); err != nil {
+		return storage.Changes{}, err
+	}
+	return s.Sessions.Changes(ctx, since)
+}
+
+func (s *hanging) Ping(context.Context) error { return s.wait() }
+
+// While the session store hung, each batch waited for it, and so did the commits behind it: a sender had its answer after a
+// time-out, although the database was healthy.
+func TestSessionStoreThatHangsStopsNoCommits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := start(t, func(c *Config) { c.LocationAge = age })
+		bob := f.online("gateway-1", "bob", syncs, "")
+		store := &hanging{Sessions: f.sessions}
+		f.dispatch.sessions, f.dispatch.locations.sessions = store, store
+		store.hangs.Store(true)
+		begin := time.Now()
+		for range 100 {
+			f.succeeds(talkTo("alice", "bob"), &pb.MessageReq{Body: "hi"}, nil)
+		}
+		f.idle()
+		require.Less(t, time.Since(begin), 1500*time.Millisecond, "one time-out for all")
+		require.EqualValues(t, 200, f.counter("unpushed_total", "session_store"))
+		require.Empty(t, f.links.broadcasts())
+
+		time.Sleep(time.Minute)
+		f.succeeds(talkTo("alice", "bob"), &pb.MessageReq{Body: "hi"}, nil)
+		f.idle()
+		require.Empty(t, f.links.broadcasts(), "none can be told yet")
+		store.hangs.Store(false)
+		f.links.happened.Until(t, "the hint", func() bool { return len(f.links.broadcasts()) > 0 })
+		f.succeeds(talkTo("alice", "bob"), &pb.MessageReq{Body: "hi"}, nil)
+		f.idle()
+		require.Equal(t, bob, f.links.reached(), "it is asked again")
+		require.Len(t, f.links.broadcasts(), 1)
+	})
+}
+
+// Nothing is left unpushed when no hint is to come, whatever was the matter before.
+func TestLookUpsFailAtOnceOnlyBeforeAHint(t *testing.T) {
+	f := build(t, nil)
+	bob := []storage.AccountKey{{App: "demo", Account: "bob"}}
+	f.sessions.setDown(true)
+	_, err := f.dispatch.find(bob)
+	require.ErrorIs(t, err, errStoreDown)
+	f.sessions.setDown(false)
+	_, err = f.dispatch.find(bob)
+	require.ErrorIs(t, err, errNotAsked)
+	f.dispatch.settle()
+	_, err = f.dispatch.find(bob)
+	require.NoError(t, err)
+	require.Len(t, f.links.broadcasts(), 1)
+
+	f.dispatch.failing.Store(false)
+	f.dispatch.missed() // for another reason
+	_, err = f.dispatch.find(bob)
+	require.NoError(t, err)
 }
 
 // A node that stops while it owes hints gives them before.

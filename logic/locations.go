@@ -2,6 +2,7 @@ package logic
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"time"
 
@@ -17,9 +18,10 @@ type locations struct {
 	age      time.Duration // 0: the store is asked each time
 	metrics  *metrics
 
-	catching sync.Mutex // held while the store is asked for Changes
-	position string     // of the last Changes; guarded by catching
-	caughtUp time.Time  // when they were asked for; guarded by catching
+	catching sync.Mutex
+	position string    // of the last Changes; belongs to who asks
+	caughtUp time.Time // when they were asked for; guarded by catching
+	asking   *question // for Changes, by one at a time; nil if nobody does; guarded by catching
 
 	mu sync.Mutex
 	// The answers of two spans of half of locationsKept: of the running one, and of the one before.
@@ -35,6 +37,15 @@ type generation struct {
 	began time.Time
 	found map[storage.AccountKey][]storage.Session
 }
+
+// question is one that is under way.
+type question struct {
+	answered chan struct{} // closed when there is an answer, or none to be had
+	err      error         // set before
+}
+
+// errUnanswered is what others learn whose question was left by a panic.
+var errUnanswered = errors.New("the session store was not asked to the end")
 
 const (
 	// maxLocations bounds a generation, in accounts; about 300 B each.
@@ -99,21 +110,60 @@ func (l *locations) known(keys []storage.AccountKey) (found [][]storage.Session,
 }
 
 // catchUp forgets what has changed, unless that was done in the last half of age. Who waits for somebody else's question that
-// began after he came need not ask again.
+// began after he came need not ask again, and one that fails while he waits has failed for him, too: a store that hangs costs
+// all of them one time-out, not one each.
 func (l *locations) catchUp(ctx context.Context) error {
-	came := time.Now()
+	for came := time.Now(); ; {
+		q, mine := l.join(came)
+		switch {
+		case q == nil:
+			return nil
+		case mine:
+			return l.ask(ctx, q)
+		}
+		select {
+		case <-q.answered:
+			if q.err != nil {
+				return q.err
+			}
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// join returns the question to wait for, or a new one, which is the caller's to ask; nil if what is known will do for who came then.
+func (l *locations) join(came time.Time) (q *question, mine bool) {
 	l.catching.Lock()
 	defer l.catching.Unlock()
-	if came.Sub(l.caughtUp) < l.age/2 {
-		return nil
+	switch {
+	case came.Sub(l.caughtUp) < l.age/2:
+		return nil, false
+	case l.asking != nil:
+		return l.asking, false
 	}
+	l.asking = &question{answered: make(chan struct{})}
+	return l.asking, true
+}
+
+// ask asks for Changes, and forgets them.
+func (l *locations) ask(ctx context.Context, q *question) error {
+	q.err = errUnanswered
+	defer func() {
+		l.catching.Lock()
+		l.asking = nil
+		l.catching.Unlock()
+		close(q.answered)
+	}()
 	now := time.Now()
 	c, err := l.sessions.Changes(ctx, l.position)
-	if err != nil {
+	if q.err = err; err != nil {
 		return err
 	}
 	l.forget(c)
+	l.catching.Lock()
 	l.position, l.caughtUp = c.Position, now
+	l.catching.Unlock()
 	return nil
 }
 

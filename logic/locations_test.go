@@ -34,10 +34,10 @@ type countingSessions struct {
 
 func (s *countingSessions) Changes(ctx context.Context, since string) (storage.Changes, error) {
 	s.changes.Add(1)
+	time.Sleep(s.slow)
 	if s.failing != nil {
 		return storage.Changes{}, s.failing
 	}
-	time.Sleep(s.slow)
 	return s.Sessions.Changes(ctx, since)
 }
 
@@ -207,4 +207,48 @@ func TestLoginIsAnsweredWhenAllNodesKnow(t *testing.T) {
 		require.Equal(t, wire.StatusSuccess, agent.got()[0].Status)
 		require.Zero(t, f.inflight.Load())
 	})
+}
+
+// Those who waited for a question that failed asked again one after the other: eight of them waited for eight time-outs.
+func TestLocationsOfAStoreThatHangs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l, s, _, channels := located(t)
+		s.failing, s.slow = errors.New("i/o timeout"), time.Second
+		var wg sync.WaitGroup
+		begin := time.Now()
+		for range 8 {
+			wg.Go(func() { assert.ErrorIs(t, l.catchUp(t.Context()), s.failing) })
+			time.Sleep(100 * time.Millisecond)
+		}
+		wg.Wait()
+		require.Equal(t, s.slow, time.Since(begin))
+		require.EqualValues(t, 1, s.changes.Load())
+		s.failing, s.slow = nil, 0
+		require.Zero(t, channels("bob"), "who comes later asks again")
+	})
+}
+
+// Who waits for the question of somebody else has a deadline of his own.
+func TestLocationsWaitNoLongerThanTheirContext(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l, s, _, _ := located(t)
+		s.slow = time.Minute
+		ended := make(chan error)
+		go func() { ended <- l.catchUp(t.Context()) }()
+		synctest.Wait()
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		begin := time.Now()
+		require.ErrorIs(t, l.catchUp(ctx), context.DeadlineExceeded)
+		require.Equal(t, time.Second, time.Since(begin))
+		require.NoError(t, <-ended)
+	})
+}
+
+// A question that ends in a panic is nobody's any more.
+func TestLocationsAfterAPanic(t *testing.T) {
+	l := newLocations(nil, age, newMetrics(prometheus.NewRegistry()))
+	require.Panics(t, func() { _ = l.catchUp(t.Context()) })
+	l.sessions = memory.NewSessions(memory.Options{})
+	require.NoError(t, l.catchUp(t.Context()))
 }
