@@ -134,7 +134,7 @@ type Logic struct {
 	Shards         int           `koanf:"shards" doc:"Conversations are spread over this many writers; each commits one batch at a time. More of them make smaller, dearer transactions; they pay where a commit takes long for reasons other than its size."`
 	CommitInterval time.Duration `koanf:"commit_interval" doc:"Shortest time from the beginning of one commit of a writer to that of the next under load: fewer, larger transactions, for as much latency at most. 0: none."`
 	BatchMax       int           `koanf:"batch_max" doc:"Most messages in one commit."`
-	QueueMax       int           `koanf:"queue_max" doc:"Most messages that wait for one writer. Beyond it requests are answered with status 300 at once."`
+	QueueMax       int           `koanf:"queue_max" doc:"Most messages that wait for one writer. Beyond it, or beyond 64 MiB of bodies, requests are answered with status 300 at once."`
 	Timeout        time.Duration `koanf:"timeout" doc:"How long one request may take."`
 	Handlers       int           `koanf:"handlers" doc:"Most requests other than talk that are worked on at once. Beyond it they wait, bounded by the links' queues."`
 }

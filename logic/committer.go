@@ -21,6 +21,8 @@ type utterance struct {
 	draft storage.Draft
 }
 
+func (u *utterance) size() int { return len(u.draft.Body) + len(u.draft.Extra) }
+
 // committer stores messages in groups: each shard commits what has gathered while its last commit
 // ran, and under load begins no commit sooner than Config.CommitInterval after the last one began,
 // so that more share a transaction. A conversation always goes to the same shard, so that it has one
@@ -54,7 +56,12 @@ type shard struct {
 
 	mu      sync.Mutex
 	waiting []*utterance // guarded by mu
+	bytes   int          // of the waiting ones' bodies and extras; guarded by mu
 }
+
+// maxWaiting bounds the bodies and extras that wait for one shard, in bytes, when they are large: a few seconds of what a
+// database stores. What waits already counts, so that one message of any size gets through.
+const maxWaiting = 64 << 20
 
 // storedBatches bounds the batches between commit and dispatch of a shard: a slow session store
 // slows the commits down, and the shard's queue fills.
@@ -87,11 +94,12 @@ func newCommitter(cfg Config, messages storage.Messages, d *dispatcher, w Batch,
 func (t *committer) add(u *utterance) error {
 	s := t.shards[shardOf(&u.draft)%uint64(len(t.shards))]
 	s.mu.Lock()
-	if len(s.waiting) >= s.queueMax {
+	if len(s.waiting) >= s.queueMax || s.bytes >= maxWaiting {
 		s.mu.Unlock()
 		return errBusy
 	}
 	s.waiting = append(s.waiting, u)
+	s.bytes += u.size()
 	n := len(s.waiting)
 	s.mu.Unlock()
 	switch n {
@@ -195,6 +203,9 @@ func (s *shard) take() []*utterance {
 	defer s.mu.Unlock()
 	n := min(len(s.waiting), s.batchMax)
 	batch := s.waiting[:n:n]
+	for _, u := range batch {
+		s.bytes -= u.size()
+	}
 	if s.waiting = s.waiting[n:]; len(s.waiting) == 0 {
 		s.waiting = nil
 	}

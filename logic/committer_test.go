@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -107,4 +108,25 @@ func TestPushesKeepTheirOrder(t *testing.T) {
 	_, told = say()
 	require.True(t, told)
 	require.Len(t, f.links.pushes(), 2)
+}
+
+// While the database stood still, 20,000 messages of 60 KiB waited for one shard: 1.2 GB.
+func TestWaitingBytesAreBounded(t *testing.T) {
+	f := build(t, func(c *Config) { c.Shards, c.MaxBody, c.BatchMax = 1, maxWaiting, 2 })
+	say := func(body, extra int) error {
+		c := &Context{agent: deaf{}, log: f.log, node: f.Node}
+		return f.committer.add(&utterance{c: c, draft: storage.Draft{Dest: "bob", Body: strings.Repeat("x", body), Extra: strings.Repeat("x", extra)}})
+	}
+	require.Equal(t, errDeferred, say(maxWaiting/2, 0))
+	require.Equal(t, errDeferred, say(0, maxWaiting/2-1))
+	require.Equal(t, errDeferred, say(2, 0), "one is above the bound")
+	require.Equal(t, errBusy, say(1, 0))
+	require.Equal(t, errBusy, say(0, 0))
+
+	shard := f.committer.shards[0]
+	require.Len(t, shard.take(), 2)
+	require.Equal(t, 2, shard.bytes)
+	require.Equal(t, errDeferred, say(1, 0))
+	require.Len(t, shard.take(), 2)
+	require.Zero(t, shard.bytes)
 }

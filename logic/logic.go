@@ -41,7 +41,8 @@ type Config struct {
 	CommitInterval time.Duration
 	// BatchMax is the largest number of messages of one commit. Defaults to 500.
 	BatchMax int
-	// QueueMax bounds the messages that wait for one shard; above it the answer is status 300. Defaults to 20,000.
+	// QueueMax bounds the messages that wait for one shard; above it, or above 64 MiB of bodies, the answer is status 300.
+	// Defaults to 20,000.
 	QueueMax int
 	// Handlers is how many blocking commands run at once. Defaults to 64.
 	Handlers int
