@@ -24,7 +24,7 @@ import (
 // A push that cannot be queued is lost for now (I4): if the queue was full, the link is cut, and the
 // gateway hints its clients for that; if there was no link, the gateway learns it with its lease (see
 // unlinked). If nobody knows whom it was for, because the session store did not answer, all gateways
-// hint all clients as soon as it does.
+// hint all clients as soon as it does; those without a link learn that with their lease, too.
 type dispatcher struct {
 	sessions  storage.Sessions
 	locations *locations
@@ -34,6 +34,7 @@ type dispatcher struct {
 	metrics   *metrics
 	log       *logrus.Entry
 	timeout   time.Duration
+	absent    func() []string // the registered gateways without a link. May be nil: none
 
 	owed    atomic.Bool   // all clients are to be hinted
 	failing atomic.Bool   // a look-up has failed, and the session store has not answered since
@@ -65,8 +66,15 @@ func (d *dispatcher) missed() {
 
 // settle hints the clients if that is owed.
 func (d *dispatcher) settle() {
-	if d.owed.Swap(false) {
-		d.links.Broadcast(hintAll)
+	if !d.owed.Swap(false) {
+		return
+	}
+	d.links.Broadcast(hintAll)
+	if d.absent == nil {
+		return
+	}
+	for _, gateway := range d.absent() { // after the broadcast: who is linked since then has its clients hinted for that
+		d.unlinked.addAll(gateway)
 	}
 }
 

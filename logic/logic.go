@@ -143,7 +143,8 @@ type Node struct {
 	committer    *committer
 	dispatch     *dispatcher
 
-	inflight atomic.Int64 // requests received and not yet finished
+	gateways atomic.Pointer[[]naming.Instance] // the registry's last list; nil: not heard yet
+	inflight atomic.Int64                      // requests received and not yet finished
 }
 
 // New returns a node that Run starts. It takes over the server's listener.
@@ -165,12 +166,13 @@ func New(cfg Config, deps Deps) *Node {
 		Naming:       deps.Naming,
 		Registration: n.registration,
 		Peers:        naming.ServiceGateway,
-		Update:       func([]naming.Instance) {},
+		Update:       func(list []naming.Instance) { n.gateways.Store(&list) },
 		Missing:      n.unlinked,
 		Keep:         n.keep,
 		Log:          n.log,
 	})
 	n.dispatch = newDispatcher(cfg, deps.Sessions, n.hub, deps.Writes, n.metrics, n.log)
+	n.dispatch.absent = n.absent
 	n.committer = newCommitter(cfg, deps.Messages, n.dispatch, deps.Writes, n.metrics, n.log)
 	n.router = NewRouter(n.commands(n.dispatch), cfg.Handlers, recoverer(n.log), n.metrics.measure, limiter(cfg.Rate, n.metrics.limited))
 	deps.Server.SetAcceptor(n.hub)
@@ -184,6 +186,20 @@ func (n *Node) unlinked(gateways []naming.Instance) []string {
 	var out []string
 	for _, g := range gateways {
 		if g.State != naming.StateDraining && !n.hub.Linked(g.ID) {
+			out = append(out, g.ID)
+		}
+	}
+	return out
+}
+
+// absent names the registered gateways that are not connected. One that drains has clients, too.
+func (n *Node) absent() (out []string) {
+	list := n.gateways.Load()
+	if list == nil {
+		return nil
+	}
+	for _, g := range *list {
+		if !n.hub.Linked(g.ID) {
 			out = append(out, g.ID)
 		}
 	}

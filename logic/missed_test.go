@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -12,6 +13,7 @@ import (
 
 	im "github.com/hermod-im/hermod"
 	"github.com/hermod-im/hermod/container"
+	"github.com/hermod-im/hermod/naming"
 	"github.com/hermod-im/hermod/storage"
 	"github.com/hermod-im/hermod/test/await"
 	"github.com/hermod-im/hermod/wire"
@@ -81,6 +83,50 @@ func TestNotesAreBounded(t *testing.T) {
 	got, err := f.sessions.Missed(context.Background(), "gateway-1", 0)
 	require.NoError(t, err)
 	require.True(t, got.All)
+}
+
+// link is one that takes everything.
+type link struct {
+	im.Channel
+	id string
+}
+
+func (l link) ID() string        { return l.id }
+func (link) SetAttachment(any)   {}
+func (link) Push(_ []byte) error { return nil }
+
+// When the session store had failed, all clients were hinted by the gateways that the node had a link to. Those of
+// another one never learned that they had missed something.
+func TestHintOfAllReachesGatewaysWithoutALink(t *testing.T) {
+	f := start(t, nil)
+	for id, state := range map[string]naming.State{"linked": naming.StateReady, "ready": naming.StateReady, "draining": naming.StateDraining} {
+		f.lease(id)
+		require.NoError(t, f.deps.Naming.Register(t.Context(), naming.Instance{
+			ID: id, Service: naming.ServiceGateway, Node: id, Address: "127.0.0.1:1", State: state,
+		}))
+	}
+	require.NoError(t, f.hub.Connect(link{id: "linked#1"}))
+	ctx, stop := context.WithCancel(t.Context())
+	var registry sync.WaitGroup
+	registry.Go(func() { f.registration.Run(ctx) })
+	registry.Go(func() { _ = f.barrier.Run(ctx) })
+	defer registry.Wait()
+	defer stop()
+	await.Until(t, "the gateways", func() bool { return len(f.absent()) == 2 })
+	f.sessions.setDown(true)
+	f.succeeds(talkTo("alice", "bob"), &pb.MessageReq{Body: "hi"}, nil)
+	f.idle()
+	f.sessions.setDown(false)
+	for gateway, want := range map[string]bool{"ready": true, "draining": true, "linked": false} {
+		var got storage.Missed
+		await.Until(t, gateway, func() (ok bool) {
+			var err error
+			got, err = f.sessions.Missed(t.Context(), gateway, 0)
+			require.NoError(t, err)
+			return got.All == want && len(f.links.broadcasts()) == 1
+		})
+		require.Empty(t, got.Channels, gateway)
+	}
 }
 
 // A node that stopped while the session store was down for a moment tried once and left the clients
