@@ -74,7 +74,7 @@ func (d *dispatcher) settle() {
 		return
 	}
 	for _, gateway := range d.absent() { // after the broadcast: who is linked since then has its clients hinted for that
-		d.unlinked.addAll(gateway)
+		d.unlinked.add(gateway, []string{storage.AllChannels}, nil)
 	}
 }
 

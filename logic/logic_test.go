@@ -15,10 +15,10 @@ import (
 	"github.com/hermod-im/hermod/wire/pb"
 )
 
-// hanging is a registry that does not answer who deregisters.
-type hanging struct{ naming.Naming }
+// deafRegistry is one that does not answer who deregisters.
+type deafRegistry struct{ naming.Naming }
 
-func (hanging) Deregister(ctx context.Context, _ string) error {
+func (deafRegistry) Deregister(ctx context.Context, _ string) error {
 	<-ctx.Done()
 	return ctx.Err()
 }
@@ -38,7 +38,7 @@ func (s closingServer) Shutdown(ctx context.Context) error {
 func TestDrainWhileTheRegistryHangs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := build(t, func(c *Config) { c.Timeout = time.Minute })
-		f.registration = container.NewRegistration(hanging{memory.NewRegistry().Client()}, f.cfg.Instance, quiet())
+		f.registration = container.NewRegistration(deafRegistry{memory.NewRegistry().Client()}, f.cfg.Instance, quiet())
 		var answers []wire.LogicPkt // before the links were closed
 		f.deps.Server = closingServer{stoppingServer{started: make(chan struct{})}, func() { answers = f.agent.got() }}
 		f.store.gate = make(chan struct{})

@@ -4,7 +4,6 @@ import (
 	"context"
 	"maps"
 	"slices"
-	"strconv"
 	"sync"
 	"time"
 
@@ -49,15 +48,6 @@ func (u *unlinked) add(gateway string, channels, kicked []string) {
 	}
 	g.add(channels, kicked)
 	signal(u.wake)
-}
-
-// addAll notes soon that all clients of the gateway have missed something, as the store does: by more channels than it keeps.
-func (u *unlinked) addAll(gateway string) {
-	channels := make([]string, storage.MaxMissed+1)
-	for i := range channels {
-		channels[i] = "all." + strconv.Itoa(i) // nobody's
-	}
-	u.add(gateway, channels, nil)
 }
 
 // add is bounded as the store is, which takes one channel more than it keeps for all.

@@ -95,7 +95,7 @@ type Missed struct {
 	Channels []string
 	// Kicked were displaced and not told, at most MaxKicked.
 	Kicked []string
-	// All: there were more than MaxMissed, and all of the gateway's clients must sync.
+	// All of the gateway's clients must sync: AllChannels was noted, or more than MaxMissed.
 	All bool
 	// UpTo grows with each note, and names this state.
 	UpTo int64
@@ -108,6 +108,8 @@ const (
 	// stay open until the gateway stores its sessions again; so it is the size of a large gateway, and
 	// still a fifth of a link's largest packet.
 	MaxKicked = 100_000
+	// AllChannels among the channels of NoteMissed says that all of the gateway's clients must sync. No channel is called so.
+	AllChannels = "*"
 )
 
 // Changes are what has happened since a position.

@@ -30,7 +30,11 @@ func (s *Sessions) NoteMissed(ctx context.Context, gateway string, channels, kic
 	s.notes++
 	m.upTo = s.notes
 	for _, c := range channels {
-		m.channels[c] = s.notes
+		if c == storage.AllChannels {
+			m.all = s.notes
+		} else {
+			m.channels[c] = s.notes
+		}
 	}
 	for _, c := range kicked {
 		if _, known := m.kicked[c]; known || len(m.kicked) < storage.MaxKicked {

@@ -19,7 +19,7 @@ import (
 const (
 	missedChannel = "c"
 	missedKick    = "k"
-	missedAll     = "*"
+	missedAll     = storage.AllChannels
 
 	// missedTTL forgets what was noted for a gateway that does not ask: its lease has ended long ago,
 	// and should it come back, it is told that it has lost everything.
@@ -70,7 +70,10 @@ func (s *Sessions) NoteMissed(ctx context.Context, gateway string, channels, kic
 	}
 	args := []any{storage.MaxMissed, storage.MaxKicked, missedTTL.Milliseconds()}
 	for _, c := range channels {
-		args = append(args, missedChannel+c)
+		if c != missedAll {
+			c = missedChannel + c
+		}
+		args = append(args, c)
 	}
 	for _, c := range kicked {
 		args = append(args, missedKick+c)

@@ -47,6 +47,10 @@ func testMissed(t *testing.T, open SessionsFactory) {
 	require.Greater(t, last, next)
 	missed(t, s, "g2", 0, storage.Missed{Channels: []string{"g2.a"}})
 
+	require.NoError(t, s.NoteMissed(ctx, "g1", []string{"g1.f", storage.AllChannels}, nil))
+	all := missed(t, s, "g1", last, storage.Missed{Channels: []string{"g1.f"}, All: true})
+	missed(t, s, "g1", all, storage.Missed{})
+
 	require.NoError(t, s.EndLease(ctx, "g1"))
 	missed(t, s, "g1", 0, storage.Missed{})
 }
