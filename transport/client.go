@@ -152,7 +152,7 @@ func (c *Client) Connect(address string) error {
 	ch := &Channel{id: c.id, host: h, remote: remoteOf(conn)}
 	stream := newStream(ch, conn)
 	ch.sock = stream
-	ch.reader = &frameReader{src: stream, codec: c.codec, limit: c.opts.MaxPacket, buffers: h.buffers}
+	ch.reader = &frameReader{src: stream, codec: c.codec, limit: c.opts.MaxPacket, buffers: h.buffers, lends: true}
 	c.opts.Metrics.Accepted.Add(1)
 	c.ch = ch
 	c.startHeartbeat()

@@ -1,6 +1,7 @@
 package transport_test
 
 import (
+	"bytes"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -131,6 +132,31 @@ func TestClientHearsWhy(t *testing.T) {
 		<-ch.Done()
 		_, again := c.Read()
 		require.Equal(t, err, again)
+	})
+}
+
+// The frame of the last Read stays as it is when another goroutine closes the client: what the peer sent after it
+// was read into the same buffer, and that of a client of a pool went to the others.
+func TestClientCloseLeavesTheFrame(t *testing.T) {
+	forEachDelivery(t, transport.ClientOptions{}, func(t *testing.T, opts transport.ClientOptions) {
+		forAll(t, func(t *testing.T, v variant) {
+			n := start(t, v, transport.Options{}, nil)
+			want, other := bytes.Repeat([]byte("w"), 500), bytes.Repeat([]byte("o"), 500)
+			for i := range 10 { // a pool of buffers forgets some
+				id := fmt.Sprint(i)
+				c := n.client(t, id, opts)
+				require.NoError(t, n.Push(id, want))
+				frame, err := c.Read()
+				require.NoError(t, err)
+				require.NoError(t, n.Push(id, other))
+				c.Close()
+				<-c.Done()
+				next := n.client(t, "next "+id, opts)
+				require.NoError(t, n.Push("next "+id, other))
+				require.Equal(t, string(other), read(t, next))
+				require.Equal(t, string(want), string(frame.GetPayload()))
+			}
+		})
 	})
 }
 

@@ -36,6 +36,7 @@ type frameReader struct {
 	op    im.OpCode // of the fragmented message
 	inMsg bool      // waiting for continuation frames
 	full  bool      // the last read filled the buffer
+	lends bool      // a frame may be in use when the reader is released: a client's, see Client.Read
 }
 
 // next returns the next control frame or whole message, valid until the next call. An error of the
@@ -159,10 +160,12 @@ func (r *frameReader) idle() bool {
 	return !r.inMsg && (r.buf == nil || r.buf.off == len(r.buf.data))
 }
 
-// release returns the buffers.
+// release returns the buffers, or leaves them to the garbage collector.
 func (r *frameReader) release() {
-	r.buffers.put(r.buf)
-	r.buffers.put(r.msg)
+	if !r.lends {
+		r.buffers.put(r.buf)
+		r.buffers.put(r.msg)
+	}
 	r.buf, r.msg, r.inMsg = nil, nil, false
 }
 
