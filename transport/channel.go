@@ -23,7 +23,8 @@ const flushTurns = 4
 type socket interface {
 	// wake makes a flusher call Channel.flush soon. Locked.
 	wake(*Channel)
-	// write writes some of p. errAgain: nothing now.
+	// write writes some of p. errAgain: nothing now. Locked only where it does not block: when a channel that was
+	// stalled has expired.
 	write(c *Channel, p []byte) (int, error)
 	// stalled: the last write got errAgain. The driver calls Channel.ready when it can write, and
 	// Channel.expired if that lasts for the write wait. Locked.
@@ -294,7 +295,12 @@ func (c *Channel) flushOnce() {
 	c.mu.Unlock()
 	n, err := c.sock.write(c, b.unread())
 	c.mu.Lock()
+	c.wrote(n, err)
+}
 
+// wrote acts upon what a write of what was left of writing has come to. Locked.
+func (c *Channel) wrote(n int, err error) {
+	b := c.writing
 	b.off += n
 	c.queued -= uint32(n)
 	c.host.metrics.BytesOut.Add(uint64(n))
@@ -414,7 +420,14 @@ func (c *Channel) expired() {
 	case c.load() != stateOpen:
 		c.kill(c.reason)
 	case c.blocked:
-		c.kill(im.ReasonWriteTimeout)
+		// A peer may have taken bytes all the time: the kernel tells of room once a third of the send buffer is free.
+		n, err := c.sock.write(c, c.writing.unread())
+		if err == errAgain {
+			c.kill(im.ReasonWriteTimeout)
+			return
+		}
+		c.wrote(n, err)
+		c.ready()
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"runtime"
@@ -111,6 +112,75 @@ func TestSlowReaderIsPatientlyServed(t *testing.T) {
 		for i := range messages {
 			p.expectFrame(im.OpBinary, fmt.Appendf(make([]byte, 64<<10), "%d", i))
 		}
+	})
+}
+
+// A peer that reads slowly reads slowRate bytes a second, in chunks: within the write wait, less than a third of the send
+// buffer, which is 2.5 MiB to begin with, but more than the kernel's least advance of a receive window.
+const (
+	slowWait  = time.Second
+	slowRate  = 400 << 10
+	slowChunk = 16 << 10
+)
+
+// slowly calls read for one chunk after the other, for twice the wait.
+func slowly(read func()) {
+	pace := time.NewTicker(time.Second * slowChunk / slowRate)
+	defer pace.Stop()
+	for range int(2 * slowWait.Seconds() * slowRate / slowChunk) {
+		<-pace.C
+		read()
+	}
+}
+
+// fill gives push more than the sockets between a server and its client hold.
+func fill(push func([]byte) error) {
+	for range 8 << 20 / slowChunk {
+		if push(make([]byte, slowChunk)) != nil {
+			return // the test tells
+		}
+	}
+}
+
+// A client that reads all the time, however slowly, is not cut: the kernel tells of room only once a third of the send
+// buffer is free.
+func TestSlowReaderIsAlive(t *testing.T) {
+	forAll(t, func(t *testing.T, v variant) {
+		t.Parallel()
+		n := start(t, v, transport.Options{QueueBytes: 64 << 20, WriteWait: slowWait}, nil)
+		p := n.join(t, "a")
+		ch, ok := n.Channels().Get("a")
+		require.True(t, ok)
+		go fill(ch.Push)
+		slowly(func() {
+			_, err := io.ReadFull(p.Conn, make([]byte, slowChunk))
+			require.NoError(t, err)
+		})
+		require.Equal(t, im.ReasonNone, ch.(*transport.Channel).Reason())
+	})
+}
+
+// The same with a server that reads slowly what one of our clients sends.
+func TestSlowServerIsAlive(t *testing.T) {
+	forAll(t, func(t *testing.T, v variant) {
+		t.Parallel()
+		received, ended := make(chan struct{}), make(chan struct{})
+		n := start(t, v, transport.Options{}, &app{receive: func(im.Agent, []byte) {
+			select {
+			case received <- struct{}{}:
+			case <-ended:
+			}
+		}})
+		c := n.client(t, "a", transport.ClientOptions{QueueBytes: 64 << 20, WriteWait: slowWait})
+		defer close(ended)
+		go fill(c.Send)
+		slowly(func() {
+			select {
+			case <-received:
+			case <-c.Done():
+			}
+		})
+		require.NoError(t, c.Send(nil))
 	})
 }
 

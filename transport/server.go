@@ -378,5 +378,5 @@ func tlsServer(conn net.Conn, config *tls.Config) net.Conn {
 	if config == nil {
 		return conn
 	}
-	return tls.Server(conn, config)
+	return tls.Server(&patient{Conn: conn}, config)
 }

@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"net"
+	"time"
 
 	im "github.com/hermod-im/hermod"
 	"github.com/hermod-im/hermod/transport"
@@ -74,11 +75,22 @@ var _ im.Dialer = Dialer{}
 
 // DialAndHandshake connects and does the TLS handshake, if any.
 func (d Dialer) DialAndHandshake(ctx im.DialerContext) (net.Conn, error) {
-	dialer := net.Dialer{Timeout: ctx.Timeout, KeepAlive: -1}
-	if d.TLS == nil {
-		return dialer.Dial("tcp", ctx.Address)
+	dialer := net.Dialer{KeepAlive: -1}
+	if ctx.Timeout > 0 {
+		dialer.Deadline = time.Now().Add(ctx.Timeout)
 	}
-	return tls.DialWithDialer(&dialer, "tcp", ctx.Address, d.TLS)
+	conn, err := dialer.Dial("tcp", ctx.Address)
+	if err != nil || d.TLS == nil {
+		return conn, err
+	}
+	host, _, _ := net.SplitHostPort(ctx.Address) // it has been dialled
+	secured := transport.TLSClient(conn, d.TLS, host)
+	_ = secured.SetDeadline(dialer.Deadline)
+	if err := secured.Handshake(); err != nil {
+		_ = conn.Close()
+		return nil, err
+	}
+	return secured, secured.SetDeadline(time.Time{})
 }
 
 // NewConn speaks frames over a dialled connection: for a Dialer that logs in before the client

@@ -29,9 +29,11 @@ func (d Dialer) DialAndHandshake(dc im.DialerContext) (net.Conn, error) {
 		url = "ws://" + url
 	}
 	dialer := ws.Dialer{
-		Timeout:   dc.Timeout,
-		TLSConfig: d.TLS,
-		NetDial:   (&net.Dialer{KeepAlive: -1}).DialContext,
+		Timeout: dc.Timeout,
+		NetDial: (&net.Dialer{KeepAlive: -1}).DialContext,
+		TLSClient: func(conn net.Conn, host string) net.Conn {
+			return transport.TLSClient(conn, d.TLS, host)
+		},
 	}
 	conn, ahead, _, err := dialer.Dial(context.Background(), url)
 	if err != nil {
