@@ -14,6 +14,7 @@ import (
 
 	im "github.com/hermod-im/hermod"
 	"github.com/hermod-im/hermod/naming"
+	"github.com/hermod-im/hermod/transport"
 	"github.com/hermod-im/hermod/wire"
 	"github.com/hermod-im/hermod/wire/pb"
 )
@@ -243,7 +244,7 @@ func (l *Link) serve(client im.Client) error {
 	l.set.opts.Up(l, l.missed)
 	err := l.read(client)
 	client.Close()
-	l.down()
+	l.down(err)
 	return err
 }
 
@@ -309,8 +310,8 @@ func (l *Link) drain() {
 	l.log.Info("peer is draining")
 }
 
-// down reports what was open and lets the waiters go.
-func (l *Link) down() {
+// down reports what was open and lets the waiters go; err is what ended reading.
+func (l *Link) down(err error) {
 	l.mu.Lock()
 	l.client = nil
 	open, drained := l.open, l.draining
@@ -321,7 +322,15 @@ func (l *Link) down() {
 	}
 	l.mu.Unlock()
 	l.set.linkChanged()
-	l.set.opts.Down(l, open, drained && len(open) == 0)
+	l.set.opts.Down(l, open, drained && len(open) == 0 && inOrder(err))
+}
+
+// inOrder reports whether the peer has ended the link as a node does that stops: its close frame is behind all that it had
+// to say. A peer that is drained still pushes what others had forwarded to it. err is what a client's Read returned: wrapped,
+// the link was closing here before, and what came was dropped.
+func inOrder(err error) bool {
+	closed, ok := err.(*transport.PeerClosedError)
+	return ok && closed.Code == im.ReasonGoingAway.Code()
 }
 
 // update takes over what the registry says of the peer.

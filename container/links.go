@@ -26,7 +26,7 @@ type LinksOptions struct {
 	// as the link was up already or the peer takes traffic.
 	Up func(l *Link, missed bool)
 	// Down is called after a link broke, with the requests that it has left open and how often each.
-	// clean: the peer had drained it, so nothing was lost.
+	// clean: the peer had drained it and closed it in order, so nothing was lost.
 	Down func(l *Link, open map[Open]int, clean bool)
 	// Changed is called after a link came or went or the registry's list changed.
 	Changed func()

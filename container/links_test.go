@@ -3,7 +3,9 @@ package container
 import (
 	"context"
 	"fmt"
+	"io"
 	"maps"
+	"net"
 	"runtime"
 	"slices"
 	"sync"
@@ -15,6 +17,8 @@ import (
 
 	im "github.com/hermod-im/hermod"
 	"github.com/hermod-im/hermod/naming"
+	"github.com/hermod-im/hermod/transport"
+	"github.com/hermod-im/hermod/transport/tcp"
 	"github.com/hermod-im/hermod/wire"
 	"github.com/hermod-im/hermod/wire/pb"
 )
@@ -120,8 +124,8 @@ func TestUsable(t *testing.T) {
 		{"one drains", func(s *Links) { s.links[b.ID].drain() }, []string{a.ID}},
 		{"both drain", func(s *Links) { s.links[a.ID].drain(); s.links[b.ID].drain() }, nil},
 		{"one drains and the other has left", func(s *Links) { s.links[b.ID].drain(); s.Update([]naming.Instance{b}) }, []string{a.ID}},
-		{"one is down", func(s *Links) { s.links[b.ID].down() }, []string{a.ID}},
-		{"one is down and the other has left", func(s *Links) { s.links[b.ID].down(); s.Update(nil) }, []string{a.ID}},
+		{"one is down", func(s *Links) { s.links[b.ID].down(io.EOF) }, []string{a.ID}},
+		{"one is down and the other has left", func(s *Links) { s.links[b.ID].down(io.EOF); s.Update(nil) }, []string{a.ID}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			s := linksTo(a, b)
@@ -150,10 +154,10 @@ func TestUnlinked(t *testing.T) {
 	require.Equal(t, []string{c.ID}, s.Unlinked([]naming.Instance{a, c}))
 	c.State = naming.StateJoining
 	require.Empty(t, s.Unlinked([]naming.Instance{a, c}), "it takes no traffic")
-	s.links[b.ID].down()
+	s.links[b.ID].down(io.EOF)
 	require.Equal(t, []string{b.ID}, s.Unlinked([]naming.Instance{a, b}))
 	s.links[a.ID].drain()
-	s.links[a.ID].down()
+	s.links[a.ID].down(io.EOF)
 	require.Equal(t, []string{b.ID}, s.Unlinked([]naming.Instance{a, b}), "a drained peer is not waited for")
 }
 
@@ -373,6 +377,88 @@ func TestDrainMovesTrafficWithoutLoss(t *testing.T) {
 	require.Empty(t, d.downList()[0].open)
 	d.Until(t, "all answers", func() bool { return int64(len(d.packets())) == forwarded.Load() })
 	require.EqualValues(t, forwarded.Load(), a.count()+b.count())
+}
+
+// A drained node still pushes what others had forwarded to it. If its link does not end in order, that may be lost, and it
+// was not told to anybody: all that was asked for was that the link had been drained and nothing was open.
+func TestDrainedLinkEnds(t *testing.T) {
+	packet := wire.LogicPkt{Header: wire.Header{Command: wire.CmdUserTalk, Flag: wire.FlagPush}, Body: make([]byte, 16<<10)}
+	payload := packet.Append(nil)
+	for _, test := range []struct {
+		name  string
+		end   func(n *node, cut func())
+		clean bool
+	}{
+		{"in order", func(n *node, _ func()) {
+			go func() { _ = n.server.Shutdown(context.Background()) }()
+		}, true},
+		{"cut", func(_ *node, cut func()) { cut() }, false},
+		{"with a full queue", func(n *node, _ func()) {
+			for n.Push("gateway-1", payload) == nil {
+			}
+			go func() { _ = n.server.Shutdown(context.Background()) }()
+		}, false},
+	} {
+		for name, driver := range map[string]transport.Driver{"auto": transport.DriverAuto, "goroutine": transport.DriverGoroutine} {
+			t.Run(test.name+"/"+name, func(t *testing.T) {
+				n := startNode(t, "logic-1", "127.0.0.1:0")
+				self := n.self
+				var cut func()
+				self.Address, cut = relay(t, n.self.Address)
+				d := newDialler(func(id, name string) im.Client {
+					return tcp.NewClient(id, name, transport.ClientOptions{Driver: driver})
+				})
+				d.start(t, self)
+				d.awaitUsable(t, 1)
+				require.NoError(t, n.Drain(t.Context()))
+				d.mu.Lock() // it receives nothing
+				require.NoError(t, n.Push("gateway-1", payload))
+				test.end(n, cut)
+				d.mu.Unlock()
+				d.Until(t, "the end of the link", func() bool { return len(d.downList()) == 1 })
+				require.Equal(t, test.clean, d.downList()[0].clean)
+			})
+		}
+	}
+}
+
+// relay stands between a dialler and the address of a node. cut ends the connection on both sides, which say nothing more.
+func relay(t *testing.T, to string) (address string, cut func()) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	conns := make(chan net.Conn, 2)
+	var copying sync.WaitGroup
+	copying.Go(func() {
+		defer close(conns)
+		here, err := ln.Accept()
+		if err != nil {
+			return
+		}
+		_ = ln.Close()
+		conns <- here
+		there, err := net.Dial("tcp", to)
+		if err != nil {
+			return
+		}
+		conns <- there
+		copying.Go(func() {
+			_, _ = io.Copy(here, there)
+			_ = here.(*net.TCPConn).CloseWrite()
+		})
+		copying.Go(func() {
+			_, _ = io.Copy(there, here)
+			_ = there.(*net.TCPConn).CloseWrite()
+		})
+	})
+	cut = func() {
+		_ = ln.Close()
+		for conn := range conns {
+			_ = conn.Close()
+		}
+		copying.Wait()
+	}
+	t.Cleanup(cut)
+	return ln.Addr().String(), cut
 }
 
 func TestRunEndsAllLinks(t *testing.T) {

@@ -550,6 +550,9 @@ func (c *Channel) control(f Frame) error {
 			return err
 		}
 		c.closedByPeer(closed.Code)
+		if c.host.closedByPeer != nil {
+			c.host.closedByPeer(c, closed)
+		}
 		return closed
 	}
 	return nil

@@ -145,7 +145,7 @@ func (c *Client) Connect(address string) error {
 		return err
 	}
 	h := c.opts.host()
-	h.codec, h.ended = c.codec, c.ended
+	h.codec, h.ended, h.closedByPeer = c.codec, c.ended, c.closedByPeer
 	if c.opts.pool != nil {
 		h.buffers = c.opts.pool.host.buffers
 	}
@@ -182,6 +182,9 @@ func (c *Client) startHeartbeat() {
 		}
 	})
 }
+
+// closedByPeer is the host's callback: Deliver, too, returns what the peer said.
+func (c *Client) closedByPeer(ch *Channel, err *PeerClosedError) { _ = c.readError(ch, err) }
 
 // ended is the host's callback: the socket is closed.
 func (c *Client) ended(ch *Channel) {

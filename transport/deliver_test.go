@@ -188,6 +188,22 @@ func TestPool(t *testing.T) {
 	})
 }
 
+// Deliver says what the peer's close frame did, as Read does: who stops is not who has broken down.
+func TestDeliverHearsWhy(t *testing.T) {
+	forAllDeliveries(t, transport.ClientOptions{}, func(t *testing.T, v variant, opts transport.ClientOptions) {
+		n := start(t, v, transport.Options{}, nil)
+		c := n.client(t, "a", opts)
+		ch, ok := n.Channels().Get("a")
+		require.True(t, ok)
+		_, ended := deliver(c)
+		ch.Close(im.ReasonGoingAway)
+		want := &transport.PeerClosedError{Code: 1001, Text: "going_away"}
+		require.Equal(t, want, <-ended)
+		_, err := c.Read()
+		require.Equal(t, want, err)
+	})
+}
+
 func TestDeliverNotConnected(t *testing.T) {
 	c := tcp.NewClient("a", "", transport.ClientOptions{})
 	require.ErrorIs(t, c.Deliver(nil), transport.ErrNotConnected)

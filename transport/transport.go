@@ -134,6 +134,8 @@ type host struct {
 	receiver   im.MessageListener // nil on clients
 	// ended is called once per channel, on a goroutine of its own, after the socket is closed.
 	ended func(*Channel)
+	// closedByPeer is called by the reader, after a close frame of the peer's; nil on servers.
+	closedByPeer func(*Channel, *PeerClosedError)
 	// silent leaves the text out of close frames: on clients, whose reasons mean nothing to a server.
 	silent bool
 }
