@@ -8,6 +8,7 @@ import (
 
 	"github.com/hermod-im/hermod/admin"
 	"github.com/hermod-im/hermod/config"
+	"github.com/hermod-im/hermod/container"
 	"github.com/hermod-im/hermod/logic"
 	"github.com/hermod-im/hermod/naming"
 	"github.com/hermod-im/hermod/storage"
@@ -77,6 +78,7 @@ func NewLogic(ctx context.Context, c config.Config, env *Env) (_ *Logic, err err
 	server := transport.NewServer(transport.Options{
 		ReadWait:   linkReadWait,
 		MaxPacket:  int(c.Links.MaxPacket),
+		MaxLogin:   container.MaxHello,
 		QueueBytes: int(c.Links.QueueBytes),
 		Batch:      writes,
 		Metrics:    metrics,

@@ -22,6 +22,10 @@ const MetaLoginAt = "login_at"
 // MetaStamp is the Meta that holds storage.Admission.Stamp, in decimal.
 const MetaStamp = "stamp"
 
+// MaxHello is the largest packet of a link's handshake, in bytes, for transport.Options.MaxLogin: nonce and proof have 48,
+// the rest is for the instance's name.
+const MaxHello = 4 << 10
+
 const (
 	// helloWait bounds the handshake of a link.
 	helloWait = 5 * time.Second

@@ -23,7 +23,8 @@ import (
 //
 // The version of the last packet is the one that is spoken: the lower one of the first two.
 // proof(role) is HMAC-SHA256 under a key derived from the cluster's secret, over the role, both
-// instances and both nonces: a recorded handshake proves nothing, and neither side talks to a stranger.
+// instances and both nonces: a recorded handshake proves nothing, and neither side talks to a stranger. What a
+// stranger calls itself is cut to 64 characters where it is told.
 
 const nonceSize = 16
 
@@ -58,7 +59,7 @@ func (h hello) verify(challenge, answer *pb.LinkHello) (*pb.LinkHello, error) {
 		return nil, errors.New("link.hello without nonce or instance")
 	}
 	if !hmac.Equal(answer.Proof, h.proof("dial", challenge, answer)) {
-		return nil, fmt.Errorf("%s does not know this cluster's secret: set the same `secret` on every node", answer.Instance)
+		return nil, fmt.Errorf("%.64s does not know this cluster's secret: set the same `secret` on every node", answer.Instance)
 	}
 	return &pb.LinkHello{Version: version, Proof: h.proof("accept", challenge, answer)}, nil
 }
@@ -66,7 +67,7 @@ func (h hello) verify(challenge, answer *pb.LinkHello) (*pb.LinkHello, error) {
 // check is the dialling side's check of the last packet.
 func (h hello) check(challenge, answer, last *pb.LinkHello) error {
 	if !hmac.Equal(last.Proof, h.proof("accept", challenge, answer)) {
-		return fmt.Errorf("%s does not know this cluster's secret: set the same `secret` on every node", challenge.Instance)
+		return fmt.Errorf("%.64s does not know this cluster's secret: set the same `secret` on every node", challenge.Instance)
 	}
 	return nil
 }
@@ -75,7 +76,7 @@ func (h hello) check(challenge, answer, last *pb.LinkHello) error {
 func (h hello) agree(peer *pb.LinkHello) (uint32, error) {
 	low, high := min(h.version, peer.Version), max(h.version, peer.Version)
 	if high-low > 1 {
-		return 0, fmt.Errorf("%w: %s speaks version %d and this node %d: upgrade one version at a time", errVersion, peer.Instance, peer.Version, h.version)
+		return 0, fmt.Errorf("%w: %.64s speaks version %d and this node %d: upgrade one version at a time", errVersion, peer.Instance, peer.Version, h.version)
 	}
 	return low, nil
 }
@@ -107,7 +108,7 @@ func unmarshalHello(payload []byte) (*pb.LinkHello, error) {
 		return nil, err
 	}
 	if p.Command != wire.CmdLinkHello {
-		return nil, fmt.Errorf("got %q where link.hello was due: is this a hermod service port?", p.Command)
+		return nil, fmt.Errorf("got %.64q where link.hello was due: is this a hermod service port?", p.Command)
 	}
 	if err := AsError(&p); err != nil {
 		return nil, err

@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"net"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/sirupsen/logrus"
 	"github.com/stretchr/testify/require"
 
 	im "github.com/hermod-im/hermod"
@@ -75,6 +77,11 @@ func TestAcceptChecksTheDiallingSide(t *testing.T) {
 			fails: "does not know this cluster's secret", reason: im.ReasonUnauthorized, told: true,
 		},
 		{
+			name:  "another secret and a long name",
+			peer:  answer([]byte("another"), func(h *pb.LinkHello) { h.Instance = strings.Repeat("n", 3000) }),
+			fails: "unauthorized: " + strings.Repeat("n", 64) + " does not know this cluster's secret", reason: im.ReasonUnauthorized, told: true,
+		},
+		{
 			name: "a version too new", peer: answer(secret, func(h *pb.LinkHello) { h.Version = LinkVersion + 2 }),
 			fails: "incompatible links: gateway-1 speaks version 3 and this node 1", reason: im.ReasonUnauthorized, told: true,
 		},
@@ -107,7 +114,10 @@ func TestAcceptChecksTheDiallingSide(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				hub := NewHub(HubOptions{Self: instance("logic-1", "logic", naming.StateReady, ""), Secret: secret, Changed: func() {}, Log: quiet()})
+				var logged strings.Builder
+				log := logrus.New()
+				log.SetOutput(&logged)
+				hub := NewHub(HubOptions{Self: instance("logic-1", "logic", naming.StateReady, ""), Secret: secret, Changed: func() {}, Log: logrus.NewEntry(log)})
 				here, there := net.Pipe()
 				defer here.Close()
 				defer there.Close()
@@ -140,6 +150,7 @@ func TestAcceptChecksTheDiallingSide(t *testing.T) {
 				require.ErrorContains(t, err, test.fails)
 				require.Equal(t, test.reason, im.ReasonOf(err, im.ReasonNone))
 				require.LessOrEqual(t, time.Since(start), helloWait)
+				require.Less(t, logged.Len(), 500)
 				here.Close()
 				var status *wire.Error
 				require.Equal(t, test.told, errors.As(<-refused, &status))

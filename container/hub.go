@@ -85,7 +85,7 @@ func (h *Hub) Accept(conn im.Conn, wait time.Duration) (string, error) {
 	}
 	last, err := hello.verify(challenge, answer)
 	if err != nil {
-		h.opts.Log.WithField("peer", answer.Instance).WithError(err).Warn("refused a link")
+		h.opts.Log.WithField("peer", fmt.Sprintf("%.64s", answer.Instance)).WithError(err).Warn("refused a link")
 		refusal := &pb.ErrorResp{Message: err.Error()}
 		_ = send(conn, marshal(wire.Header{Command: wire.CmdLinkHello, Flag: wire.FlagResponse, Status: wire.StatusUnauthorized}, refusal))
 		return "", &im.CloseError{Reason: im.ReasonUnauthorized, Err: err}

@@ -204,7 +204,7 @@ func (l *Link) dial(ctx context.Context) (_ im.Client, err error) {
 		return nil, err
 	}
 	if challenge.Instance != l.peer {
-		return nil, fmt.Errorf("%s answers there", challenge.Instance)
+		return nil, fmt.Errorf("%.64s answers there", challenge.Instance)
 	}
 	answer := hello.answer(challenge)
 	if err := client.Send(marshalHello(wire.FlagRequest, answer)); err != nil {

@@ -44,7 +44,7 @@ func (s *Server) upgrade(raw net.Conn, ep *endpoint) (conn *Conn, _ Refusal, err
 		goodbye(secured)
 		return nil, RefusedUpgrade, err
 	}
-	conn = newConn(secured, ep.Protocol, s.host.maxPacket, s.host.buffers)
+	conn = newConn(secured, ep.Protocol, s.opts.MaxLogin, s.host.buffers)
 	conn.reader.add(rest)
 	return conn, 0, nil
 }
@@ -123,6 +123,7 @@ func goodbye(conn net.Conn) {
 // open makes the connection a channel and hands it to a driver.
 func (s *Server) open(id string, raw net.Conn, conn *Conn, h *host) {
 	_ = raw.SetDeadline(time.Time{})
+	conn.reader.limit = h.maxPacket
 	c := s.pollers.promote(conn.Conn, id, conn.reader)
 	polled := c != nil
 	if !polled {

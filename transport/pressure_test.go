@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"runtime"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -181,6 +182,35 @@ func TestSlowServerIsAlive(t *testing.T) {
 			}
 		})
 		require.NoError(t, c.Send(nil))
+	})
+}
+
+// A stranger's first packet is refused at its length if no login may be so large: a service's port held up to 16 MiB of
+// each. What comes behind the login may be larger.
+func TestMaxLogin(t *testing.T) {
+	forAll(t, func(t *testing.T, v variant) {
+		n := start(t, v, transport.Options{MaxLogin: 1000, MaxPacket: 5000}, nil)
+		stranger := n.dial(t)
+		stranger.write(stranger.frame(im.OpBinary, true, make([]byte, 1001))[:8]) // the length, and hardly more
+		stranger.expectReason(im.ReasonTooLarge)
+
+		p := n.dial(t)
+		id, largest := strings.Repeat("i", 1000), bytes.Repeat([]byte("l"), 5000)
+		p.write(append(p.frame(im.OpBinary, true, []byte(id)), p.frame(im.OpBinary, true, largest)...))
+		p.expect("hello " + id)
+		p.expect(string(largest))
+		p.write(p.frame(im.OpBinary, true, make([]byte, 5001))[:8])
+		p.expectReason(im.ReasonTooLarge)
+	})
+}
+
+// No login may be larger than a packet.
+func TestMaxLoginIsAPacket(t *testing.T) {
+	forAll(t, func(t *testing.T, v variant) {
+		n := start(t, v, transport.Options{MaxPacket: 1000}, nil)
+		p := n.dial(t)
+		p.write(p.frame(im.OpBinary, true, make([]byte, 1001))[:8])
+		p.expectReason(im.ReasonTooLarge)
 	})
 }
 

@@ -11,7 +11,7 @@ import (
 const (
 	// firstRead is the size of a reader's first buffer, in bytes.
 	firstRead = 2 << 10
-	// maxRead is what the buffer of a busy reader grows to, in bytes. A larger frame takes more.
+	// maxRead is what the buffer of a busy reader grows to, in bytes, unless its limit is less. A larger frame takes more.
 	maxRead = 64 << 10
 )
 
@@ -119,7 +119,7 @@ func (r *frameReader) makeRoom(need int) {
 		r.buf = r.buffers.get(firstRead)
 	case b.off == len(b.data):
 		b.data, b.off = b.data[:0], 0
-		if r.full && cap(b.data) < maxRead {
+		if r.full && cap(b.data) < min(maxRead, r.limit) {
 			r.buf = r.buffers.grow(b, 2*cap(b.data))
 		}
 	case len(b.data) == cap(b.data), b.off+need > cap(b.data):

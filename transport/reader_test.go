@@ -141,6 +141,18 @@ func TestReaderGrowsWhenBusy(t *testing.T) {
 	require.Equal(t, maxRead, cap(r.buf.data))
 }
 
+// Nor than its frames: who may send small ones only has no large buffer for many of them.
+func TestReaderGrowsToItsLimit(t *testing.T) {
+	const limit = 4 << 10
+	pings := bytes.Repeat(lengthCodec{}.AppendFrame(nil, im.OpPing, make([]byte, 123)), 1024)
+	r := newTestReader(bytes.NewReader(pings), limit)
+	for range 1024 {
+		_, err := r.next()
+		require.NoError(t, err)
+	}
+	require.Equal(t, limit, cap(r.buf.data))
+}
+
 func TestCostOfReader(t *testing.T) {
 	var stream []byte
 	for i := range 2000 {

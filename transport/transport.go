@@ -30,6 +30,8 @@ import (
 const (
 	// DefaultMaxHandshakes bounds the connections that are not accepted yet.
 	DefaultMaxHandshakes = 10_000
+	// DefaultMaxLogin is the largest message before a connection is accepted, in bytes: a token may have several KiB.
+	DefaultMaxLogin = 16 << 10
 	// MaxQueueBytes is the most that QueueBytes may be: channels count what waits in 32 bits.
 	MaxQueueBytes = 1 << 30
 	// MaxRequest is the largest HTTP upgrade request, in bytes.
@@ -73,6 +75,9 @@ type Options struct {
 	WriteWait time.Duration
 	// MaxPacket is the largest message accepted, in bytes. Defaults to im.DefaultMaxPacket.
 	MaxPacket int
+	// MaxLogin is the largest message accepted during Accept, in bytes: what a stranger may have us hold. Defaults to
+	// DefaultMaxLogin; more than MaxPacket is as much as that.
+	MaxLogin int
 	// QueueBytes bounds what may wait to be written to one channel: above it nothing more is queued,
 	// so the most that ever waits is this and one packet. Defaults to im.DefaultQueueBytes; more than
 	// MaxQueueBytes is as much as that.
@@ -98,6 +103,8 @@ func (o Options) withDefaults() Options {
 	setDefault(&o.ReadWait, im.DefaultReadWait)
 	setDefault(&o.WriteWait, im.DefaultWriteWait)
 	setDefault(&o.MaxPacket, im.DefaultMaxPacket)
+	setDefault(&o.MaxLogin, DefaultMaxLogin)
+	o.MaxLogin = min(o.MaxLogin, o.MaxPacket)
 	setDefault(&o.QueueBytes, im.DefaultQueueBytes)
 	o.QueueBytes = min(o.QueueBytes, MaxQueueBytes)
 	setDefault(&o.MaxHandshakes, DefaultMaxHandshakes)
