@@ -198,7 +198,7 @@ func (v *villain) badLogins(url string) {
 		"wrong secret":      {signInPacket(v.t, issue(v.t, "another secret", "default", "eve")), wire.StatusUnauthorized},
 		"no token":          {signInPacket(v.t, ""), wire.StatusUnauthorized},
 		"no token at all":   {signInPacket(v.t, strings.Repeat("a.", 1000)), wire.StatusUnauthorized},
-		"enormous token":    {signInPacket(v.t, strings.Repeat("a", 50<<10)), wire.StatusUnauthorized},
+		"enormous token":    {signInPacket(v.t, strings.Repeat("a", 15<<10)), wire.StatusUnauthorized},
 		"no LoginReq":       {packet(wire.CmdSignIn, wire.FlagRequest, []byte{0xff}), wire.StatusInvalidBody},
 		"talk first":        {packet(wire.CmdUserTalk, wire.FlagRequest, nil), wire.StatusUnauthorized},
 		"unknown first":     {packet("chat.unknown", wire.FlagRequest, nil), wire.StatusUnauthorized},
@@ -216,6 +216,12 @@ func (v *villain) badLogins(url string) {
 		require.Equal(v.t, im.ReasonUnauthorized.Code(), code, what)
 		require.NoError(v.t, c.Close())
 	}
+	c := dialRawURL(v.t, url)
+	c.write(c.header(im.OpBinary, 16<<10+1)) // nobody holds what a stranger has announced
+	packets, code := c.ends()
+	require.Empty(v.t, packets)
+	require.Equal(v.t, im.ReasonTooLarge.Code(), code)
+	require.NoError(v.t, c.Close())
 }
 
 // badRequests: a well-formed packet that asks for what cannot be is answered, and the connection lives.
