@@ -51,4 +51,7 @@ const (
 // version, the one before and the one after, in the lower one of both: so a cluster is upgraded node
 // by node. Header fields, fields of bodies and commands may be added without a new version: who does
 // not know them passes over them, or answers 301.
-const LinkVersion = 1
+const LinkVersion = 2
+
+// VersionPushes is the first version whose gateways take several pushes in one packet (wire.CmdLinkPushes).
+const VersionPushes = 2

@@ -3,6 +3,7 @@ package container
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"strings"
 	"testing"
@@ -83,7 +84,7 @@ func TestAcceptChecksTheDiallingSide(t *testing.T) {
 		},
 		{
 			name: "a version too new", peer: answer(secret, func(h *pb.LinkHello) { h.Version = LinkVersion + 2 }),
-			fails: "incompatible links: gateway-1 speaks version 3 and this node 1", reason: im.ReasonUnauthorized, told: true,
+			fails: fmt.Sprintf("incompatible links: gateway-1 speaks version %d and this node %d", LinkVersion+2, LinkVersion), reason: im.ReasonUnauthorized, told: true,
 		},
 		{
 			name: "no instance", peer: answer(secret, func(h *pb.LinkHello) { h.Instance = "" }),
@@ -198,7 +199,7 @@ func TestDialChecksTheAcceptingSide(t *testing.T) {
 			name: "another instance", peer: accept(instance("logic-2", "logic", naming.StateReady, ""), secret, same),
 			fails: "logic-2 answers there",
 		},
-		{name: "a version too new", peer: accept(peer, secret, func(h *pb.LinkHello) { h.Version += 2 }), fails: "incompatible links: logic-1 speaks version 3 and this node 1"},
+		{name: "a version too new", peer: accept(peer, secret, func(h *pb.LinkHello) { h.Version += 2 }), fails: fmt.Sprintf("incompatible links: logic-1 speaks version %d and this node %d", LinkVersion+2, LinkVersion)},
 		{
 			name: "a refusal", fails: "no, because",
 			peer: func(c *transport.Conn) error {

@@ -41,7 +41,7 @@ type Hub struct {
 
 	mu       sync.RWMutex
 	welcomes map[string]*pb.LinkHello // the handshake's last packet, between Accept and Connect; guarded by mu
-	peers    map[string]im.Channel    // by instance; guarded by mu
+	peers    map[string]peerLink      // by instance; guarded by mu
 	draining bool                     // guarded by mu
 	waiting  map[string]struct{}      // channels whose peer still forwards, while draining; guarded by mu
 	drained  chan struct{}            // closed when draining and nobody forwards any more
@@ -54,10 +54,16 @@ var (
 	_ im.ConnectListener = (*Hub)(nil)
 )
 
+// peerLink is a link, and what is spoken on it.
+type peerLink struct {
+	im.Channel
+	version uint32
+}
+
 // NewHub returns a hub without peers.
 func NewHub(opts HubOptions) *Hub {
 	return &Hub{
-		opts: opts, version: LinkVersion, welcomes: map[string]*pb.LinkHello{}, peers: map[string]im.Channel{},
+		opts: opts, version: LinkVersion, welcomes: map[string]*pb.LinkHello{}, peers: map[string]peerLink{},
 		waiting: map[string]struct{}{}, drained: make(chan struct{}),
 	}
 }
@@ -125,10 +131,10 @@ func (h *Hub) Connect(ch im.Channel) error {
 		h.mu.Unlock()
 		return err
 	}
-	old := h.peers[peer]
-	h.peers[peer] = ch
+	old, displaces := h.peers[peer]
+	h.peers[peer] = peerLink{ch, welcome.GetVersion()}
 	h.mu.Unlock()
-	if old != nil {
+	if displaces {
 		old.Close(im.ReasonDisplaced)
 	}
 	h.opts.Log.WithField("peer", peer).WithField("version", welcome.GetVersion()).Info("link up")
@@ -140,8 +146,8 @@ func (h *Hub) Connect(ch im.Channel) error {
 func (h *Hub) Disconnect(id string) error {
 	peer := peerOf(id)
 	h.mu.Lock()
-	current := h.peers[peer] != nil && h.peers[peer].ID() == id
-	if current {
+	link, current := h.peers[peer]
+	if current = current && link.ID() == id; current {
 		delete(h.peers, peer)
 	}
 	h.stopsForwarding(id)
@@ -233,19 +239,29 @@ var ErrNotLinked = errors.New("no link to the peer")
 // Push queues a packet's bytes to the peer with this instance id: ErrNotLinked, or the channel's error.
 func (h *Hub) Push(peer string, payload []byte) error {
 	h.mu.RLock()
-	ch := h.peers[peer]
+	link, ok := h.peers[peer]
 	h.mu.RUnlock()
-	if ch == nil {
+	if !ok {
 		return ErrNotLinked
 	}
-	return ch.Push(payload)
+	return link.Push(payload)
+}
+
+// Speaks reports whether the peer is connected and understands what came with this version. A peer that connects anew with an
+// older one between this and Push has other channels than those that the packet names.
+func (h *Hub) Speaks(peer string, version uint32) bool {
+	h.mu.RLock()
+	defer h.mu.RUnlock()
+	link, ok := h.peers[peer]
+	return ok && link.version >= version
 }
 
 // Linked reports whether the peer is connected.
 func (h *Hub) Linked(peer string) bool {
 	h.mu.RLock()
 	defer h.mu.RUnlock()
-	return h.peers[peer] != nil
+	_, ok := h.peers[peer]
+	return ok
 }
 
 // Broadcast queues a packet's bytes to every connected peer. One that takes none loses its link, or

@@ -519,7 +519,7 @@ func TestBackoffOfALinkThatBreaksAtOnce(t *testing.T) {
 	n.opts.Changed = func() {
 		n.Hub.mu.RLock()
 		defer n.Hub.mu.RUnlock()
-		if ch := n.peers["gateway-1"]; ch != nil {
+		if ch, ok := n.peers["gateway-1"]; ok {
 			select {
 			case up <- time.Now():
 			default:

@@ -60,6 +60,9 @@ func TestNeighbouringVersionsSpeakTheLowerOne(t *testing.T) {
 			require.Equal(t, 1, n.count())
 			require.Equal(t, test.spoken, nodeLog.line("link up").Data["version"])
 			require.Equal(t, test.spoken, diallerLog.line("link up").Data["version"])
+			require.True(t, n.Speaks("gateway-1", test.spoken))
+			require.False(t, n.Speaks("gateway-1", test.spoken+1))
+			require.False(t, n.Speaks("gateway-2", 0), "it is not linked")
 		})
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"runtime"
+	"slices"
 	"testing"
 	"time"
 
@@ -170,6 +171,20 @@ func pushTo(channels []*fakeChannel) []byte {
 	return p.Append(nil)
 }
 
+// pushesTo is as many of these pushes in one packet.
+func pushesTo(channels []*fakeChannel, pushes int) []byte {
+	var one, all wire.LogicPkt
+	if err := one.Unmarshal(pushTo(nil)); err != nil {
+		panic(err)
+	}
+	if err := all.Unmarshal(pushTo(channels)); err != nil {
+		panic(err)
+	}
+	all.Command = wire.CmdLinkPushes
+	all.Body, _ = proto.Marshal(&pb.LinkPushes{Packets: slices.Repeat([][]byte{one.Append(nil)}, pushes)})
+	return all.Append(nil)
+}
+
 func (f *fixture) deliverBytes(payload []byte) {
 	var p wire.LogicPkt
 	if err := p.Unmarshal(payload); err != nil {
@@ -190,6 +205,8 @@ func TestCostOfMessage(t *testing.T) {
 	one, all := pushTo(channels[:1]), pushTo(channels)
 	cost.Allocs(t, "push to one", 3, func() { f.deliverBytes(one) })
 	cost.Allocs(t, "push to 100: an id each and the growth of their list", 3+99+7, func() { f.deliverBytes(all) })
+	together := pushesTo(channels, 10)
+	cost.Allocs(t, "10 pushes to 100 together: as one, and the packets, their list and its growth", 3+99+7+16, func() { f.deliverBytes(together) })
 }
 
 // maxSessionBytes is what the session of an idle connection may cost in heap: 112 bytes for itself and 48
@@ -245,4 +262,13 @@ func BenchmarkDeliver(b *testing.B) {
 			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/float64(n), "ns/channel")
 		})
 	}
+	const pushes = 10
+	together := pushesTo(channels, pushes)
+	b.Run("together", func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			f.deliverBytes(together)
+		}
+		b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/float64(len(channels)*pushes), "ns/delivery")
+	})
 }

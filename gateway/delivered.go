@@ -141,6 +141,20 @@ func (s *session) deliver(payload []byte, runs []wire.Delivered, page bool) erro
 	return nil
 }
 
+// deliverAll is deliver for several packets of one message each, or of which nothing is noted: runs is empty then.
+func (s *session) deliverAll(payloads [][]byte, runs []wire.Delivered) error {
+	if len(runs) == 0 || !s.acks() {
+		return s.pushAll(payloads)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := s.queueAll(payloads); err != nil {
+		return err
+	}
+	s.list().add(runs, false)
+	return nil
+}
+
 // list is the session's list, for who holds mu.
 func (s *session) list() *deliveries {
 	if s.delivered == nil {

@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"errors"
+	"fmt"
 	"slices"
 
 	"google.golang.org/protobuf/proto"
@@ -57,8 +58,12 @@ func (g *Gateway) deliverPush(p *wire.LogicPkt) {
 		g.hints.want(causeLogic) // the node could not tell for whom its pushes were
 		return
 	}
-	if p.Command == wire.CmdSessionEnd {
+	switch p.Command {
+	case wire.CmdSessionEnd:
 		g.forgetUnknown(p)
+		return
+	case wire.CmdLinkPushes:
+		g.deliverPushes(p)
 		return
 	}
 	p.Link, p.ChannelID = wire.Link{}, ""
@@ -82,6 +87,28 @@ func (g *Gateway) deliverPush(p *wire.LogicPkt) {
 	}
 }
 
+// deliverPushes queues several pushes to the channels that they are for: each is found and locked once for all of them.
+func (g *Gateway) deliverPushes(p *wire.LogicPkt) {
+	var pushes pb.LinkPushes
+	err := proto.Unmarshal(p.Body, &pushes)
+	if err == nil && len(p.Delivered) > 0 && len(p.Delivered) != len(pushes.Packets) {
+		err = fmt.Errorf("%d pushes, %d of them delivered", len(pushes.Packets), len(p.Delivered))
+	}
+	if err != nil {
+		g.log.WithError(err).Warn("a logic node sent a malformed packet")
+		g.hints.want(causeLogic)
+		return
+	}
+	for _, id := range p.Channels {
+		ch, ok := g.deps.Channels.Get(id)
+		if !ok {
+			g.metrics.undelivered.WithLabelValues("gone").Add(float64(len(pushes.Packets)))
+			continue
+		}
+		g.countAll(len(pushes.Packets), sessionOf(ch).deliverAll(pushes.Packets, p.Delivered))
+	}
+}
+
 // forgetUnknown ends sessions that stand in somebody's way, if there is no channel for them (any more).
 func (g *Gateway) forgetUnknown(p *wire.LogicPkt) {
 	var req pb.SessionEndReq
@@ -102,13 +129,16 @@ func encode(p *wire.LogicPkt) []byte {
 	return p.Append(make([]byte, 0, header+len(p.Body)))
 }
 
-func (g *Gateway) count(err error) {
+func (g *Gateway) count(err error) { g.countAll(1, err) }
+
+// countAll counts n packets to one channel, with what has become of them.
+func (g *Gateway) countAll(n int, err error) {
 	switch {
 	case err == nil:
-		g.metrics.delivered.Inc()
+		g.metrics.delivered.Add(float64(n))
 	case errors.Is(err, im.ErrQueueFull):
-		g.metrics.undelivered.WithLabelValues("queue_full").Inc()
+		g.metrics.undelivered.WithLabelValues("queue_full").Add(float64(n))
 	default:
-		g.metrics.undelivered.WithLabelValues("closed").Inc()
+		g.metrics.undelivered.WithLabelValues("closed").Add(float64(n))
 	}
 }

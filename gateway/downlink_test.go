@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"bytes"
 	"encoding/binary"
 	"slices"
 	"testing"
@@ -32,6 +33,67 @@ func TestPushReachesItsChannels(t *testing.T) {
 	require.EqualValues(t, 1, f.counter("undelivered_total", "gone"))
 	n.push(t, wire.CmdGroupTalk, nil, other.channel)
 	require.Equal(t, wire.CmdGroupTalk, other.read().Command, "and nothing before")
+}
+
+// pushTogether is link.pushes of talks with these bodies.
+func (n *logic) pushTogether(t testing.TB, delivered []wire.Delivered, bodies []string, channels ...string) {
+	t.Helper()
+	var all pb.LinkPushes
+	for _, body := range bodies {
+		talk := wire.LogicPkt{Header: wire.Header{Command: wire.CmdGroupTalk, Flag: wire.FlagPush, Dest: "9"}}
+		talk.Body, _ = proto.Marshal(&pb.MessagePush{Body: body})
+		all.Packets = append(all.Packets, talk.Append(nil))
+	}
+	p := wire.LogicPkt{Header: wire.Header{Command: wire.CmdLinkPushes, Flag: wire.FlagPush, Link: wire.Link{Channels: channels, Delivered: delivered}}}
+	p.Body, _ = proto.Marshal(&all)
+	require.NoError(t, n.hub.Push(gatewayID, p.Append(nil)))
+}
+
+func TestPushesTogether(t *testing.T) {
+	f, n := startPair(t, nil)
+	old, syncs := f.login("alice"), f.login("bob", "sync")
+	runs := slices.Concat(runOf(7, 1, 30), runOf(7, 2, 31), runOf(7, 3, 32))
+	n.pushTogether(t, runs, []string{"a", "b", "c"}, old.channel, "gateway-1.gone", syncs.channel)
+	n.push(t, wire.CmdUserTalk, &pb.MessagePush{Body: "d"}, old.channel, syncs.channel)
+	for _, c := range []*client{old, syncs} {
+		for _, want := range []string{"a", "b", "c", "d"} {
+			p := c.read()
+			require.Equal(t, wire.FlagPush, p.Flag)
+			require.Equal(t, wire.Link{}, p.Link, "clients see no links")
+			var m pb.MessagePush
+			require.NoError(t, proto.Unmarshal(p.Body, &m))
+			require.Equal(t, want, m.Body)
+		}
+	}
+	require.EqualValues(t, 3, f.counter("undelivered_total", "gone"))
+	n.on(wire.CmdTalkAck, reply(nil))
+	old.send(wire.Header{Command: wire.CmdTalkAck, Sequence: 1}, nil)
+	require.Equal(t, runs, n.await(t, wire.CmdTalkAck, 1)[0].Delivered)
+}
+
+// What cannot be read was for somebody: all sync.
+func TestMalformedPushesTogether(t *testing.T) {
+	f, n := startPair(t, nil)
+	c := f.login("alice", "sync")
+	n.pushTogether(t, runOf(7, 1, 30), []string{"a", "b"}, c.channel)
+	require.Equal(t, wire.CmdSyncHint, c.read().Command)
+	require.EqualValues(t, 1, f.counter("hinted_total", "logic"))
+}
+
+// While a login is not answered what is pushed together is held with all else, in order.
+func TestPushesTogetherAreHeld(t *testing.T) {
+	ch := newFakeChannel("c")
+	s := &session{ch: ch, login: &signIn{}}
+	require.NoError(t, s.deliver([]byte("a"), nil, false))
+	require.NoError(t, s.deliverAll([][]byte{[]byte("b"), []byte("c")}, slices.Concat(runOf(7, 1, 30), runOf(7, 2, 31))))
+	require.Empty(t, ch.pushed)
+	require.NoError(t, s.begin([]byte("resp")))
+	require.NoError(t, s.deliverAll([][]byte{[]byte("d"), []byte("e")}, nil))
+	require.Equal(t, "resp a b c d e", string(bytes.Join(ch.pushed, []byte(" "))))
+	require.Equal(t, slices.Concat(runOf(7, 1, 30), runOf(7, 2, 31)), s.asks(wire.CmdTalkAck, nil))
+	ch.full = true
+	require.ErrorIs(t, s.deliverAll([][]byte{[]byte("f")}, runOf(7, 3, 32)), im.ErrQueueFull)
+	require.Len(t, s.asks(wire.CmdTalkAck, nil), 2, "what could not be queued is not in it")
 }
 
 // A kick is a push and then the end: a push alone would leave the session open (flaw 3).

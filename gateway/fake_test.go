@@ -48,6 +48,15 @@ func (c *fakeChannel) Push(payload []byte) error {
 	return nil
 }
 
+func (c *fakeChannel) PushAll(payloads [][]byte) error {
+	for _, p := range payloads {
+		if err := c.Push(p); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 func (c *fakeChannel) Attachment() any {
 	c.mu.Lock()
 	defer c.mu.Unlock()

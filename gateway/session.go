@@ -75,6 +75,47 @@ func (s *session) queue(payload []byte) error {
 	}
 }
 
+// pushAll is push for several packets.
+func (s *session) pushAll(payloads [][]byte) error {
+	s.mu.Lock()
+	if !s.online {
+		defer s.mu.Unlock()
+		return s.queueAll(payloads)
+	}
+	s.mu.Unlock()
+	return pushAll(s.ch, payloads)
+}
+
+// queueAll is pushAll for who holds mu.
+func (s *session) queueAll(payloads [][]byte) error {
+	if s.online {
+		return pushAll(s.ch, payloads)
+	}
+	for _, p := range payloads {
+		if err := s.queue(p); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// allPusher is a channel that queues several payloads at once; see transport.Channel.
+type allPusher interface {
+	PushAll(payloads [][]byte) error
+}
+
+func pushAll(ch im.Channel, payloads [][]byte) error {
+	if a, ok := ch.(allPusher); ok {
+		return a.PushAll(payloads)
+	}
+	for _, p := range payloads {
+		if err := ch.Push(p); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // maxHeld bounds the pushes that wait for a login's answer; a client that misses some syncs anyway
 // after its login.
 const maxHeld = 256

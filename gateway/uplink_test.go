@@ -47,6 +47,7 @@ func TestRefusedRequests(t *testing.T) {
 		{Command: wire.CmdSignOut, Flag: wire.FlagPush},
 		{Command: wire.CmdLinkHello},
 		{Command: wire.CmdLinkDrain},
+		{Command: wire.CmdLinkPushes},
 		{Command: wire.CmdSessionRenew},
 		{Command: wire.CmdSessionRestore},
 		{Command: wire.CmdSessionEnd},

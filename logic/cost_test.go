@@ -46,8 +46,9 @@ func (deaf) Push([]byte) error { return nil }
 
 type deafLinks struct{}
 
-func (deafLinks) Push(string, []byte) error { return nil }
-func (deafLinks) Broadcast([]byte)          {}
+func (deafLinks) Push(string, []byte) error  { return nil }
+func (deafLinks) Speaks(string, uint32) bool { return true }
+func (deafLinks) Broadcast([]byte)           {}
 
 // instant is a store that has stored everything at once, from alice to bob.
 type instant struct {

@@ -13,6 +13,7 @@ import (
 	"github.com/sirupsen/logrus"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/hermod-im/hermod/container"
 	"github.com/hermod-im/hermod/storage"
 	"github.com/hermod-im/hermod/wire"
 	"github.com/hermod-im/hermod/wire/pb"
@@ -44,6 +45,7 @@ type dispatcher struct {
 // links are the ways to the gateways: a *container.Hub.
 type links interface {
 	Push(gateway string, packet []byte) error
+	Speaks(gateway string, version uint32) bool
 	Broadcast(packet []byte)
 }
 
@@ -132,6 +134,8 @@ type audience struct {
 	n     int
 }
 
+func audienceOf(d *storage.Draft) audience { return audience{&d.Members[0], len(d.Members)} }
+
 // audiences are the receivers of a batch of stored messages. begins is where those of a message are among the keys.
 func audiences(batch []*utterance) (keys []storage.AccountKey, begins map[audience]int) {
 	begins = make(map[audience]int, len(batch))
@@ -140,7 +144,7 @@ func audiences(batch []*utterance) (keys []storage.AccountKey, begins map[audien
 		if t.Err != nil || len(t.Members) == 0 {
 			continue
 		}
-		a := audience{&t.Members[0], len(t.Members)}
+		a := audienceOf(t)
 		if _, ok := begins[a]; ok {
 			continue
 		}
@@ -187,17 +191,37 @@ func (d *dispatcher) messages(batch []*utterance) {
 	d.pushEach(batch, begins, found)
 }
 
-// pushEach pushes the messages of a batch to the sessions that were found for its audiences.
+// pushEach pushes the messages of a batch to the sessions that were found for its audiences: those of a group, of which
+// there may be several, together.
 func (d *dispatcher) pushEach(batch []*utterance, begins map[audience]int, found [][]storage.Session) {
+	var groups map[audience][]*utterance
+	for _, u := range batch {
+		if u.draft.Err == nil && len(u.draft.Members) >= groupMembers {
+			if groups == nil {
+				groups = make(map[audience][]*utterance)
+			}
+			a := audienceOf(&u.draft)
+			groups[a] = append(groups[a], u)
+		}
+	}
 	for _, u := range batch {
 		t := &u.draft
 		if t.Err != nil || len(t.Members) == 0 {
 			continue
 		}
-		from := begins[audience{&t.Members[0], len(t.Members)}]
-		d.message(u, found[from:from+len(t.Members)])
+		a := audienceOf(t)
+		members := found[begins[a]:][:len(t.Members)]
+		switch all := groups[a]; {
+		case all == nil:
+			d.message(u, members)
+		case all[0] == u:
+			d.burst(all, members)
+		}
 	}
 }
+
+// groupMembers is how many members make it worth the while to look for messages that can be pushed together.
+const groupMembers = 8
 
 // find looks sessions up. After an error nobody was reached, and all are hinted. Until the session store answers again, nobody waits
 // for it: what is stored by then is in what the clients will sync when they are hinted.
@@ -220,24 +244,40 @@ func (d *dispatcher) find(keys []storage.AccountKey) ([][]storage.Session, error
 
 var errNotAsked = errors.New("the session store does not answer")
 
-// message pushes one message to the devices of all members but the one that sent it. Devices that
+// message pushes one message to the devices of all members but the one that sent it.
+func (d *dispatcher) message(u *utterance, members [][]storage.Session) {
+	t := receiversOf(u, members)
+	if len(t) == 0 {
+		return
+	}
+	if p, ok := d.pushOf(u); ok {
+		d.sendAll(t, p)
+	}
+}
+
+// receiversOf is whom a message is pushed to. Devices that
 // keep cursors also get what their own account sent, and what had been sent before under the same
 // client_id: its first push may have been lost with the node that stored it.
-func (d *dispatcher) message(u *utterance, members [][]storage.Session) {
-	t := &u.draft
-	var targets targets
+func receiversOf(u *utterance, members [][]storage.Session) targets {
+	var out targets
 	for _, sessions := range members {
 		for i := range sessions {
 			s := &sessions[i]
-			if s.Channel == u.c.Packet.ChannelID || !keepsCursors(s) && (s.Account == t.Sender || t.Duplicate) {
+			if s.Channel == u.c.Packet.ChannelID || !keepsCursors(s) && (s.Account == u.draft.Sender || u.draft.Duplicate) {
 				continue
 			}
-			targets.add(s)
+			out.add(s)
 		}
 	}
+	return out
+}
+
+// pushOf is the push of a message, without its channels.
+func (d *dispatcher) pushOf(u *utterance) (p wire.LogicPkt, ok bool) {
+	t := &u.draft
 	header := wire.Header{Command: u.c.Packet.Command, Dest: t.Dest}
 	header.Delivered = []wire.Delivered{{Conversation: t.Conversation, From: t.Seq, To: t.Seq, MessageID: t.MessageID}}
-	d.send(targets, header, &pb.MessagePush{
+	return d.encode(header, &pb.MessagePush{
 		MessageId:    t.MessageID,
 		Type:         t.Type,
 		Body:         t.Body,
@@ -248,6 +288,64 @@ func (d *dispatcher) message(u *utterance, members [][]storage.Session) {
 		Conversation: conversationID(t.Conversation),
 		ClientId:     t.ClientID,
 	})
+}
+
+// burst pushes messages of one conversation, in order.
+func (d *dispatcher) burst(all []*utterance, members [][]storage.Session) {
+	for len(all) > 0 {
+		n := together(all)
+		if n == 1 {
+			d.message(all[0], members)
+		} else {
+			d.messagesTogether(all[:n], members)
+		}
+		all = all[n:]
+	}
+}
+
+// Bounds of what is pushed in one packet, so that it stays far below the limit of a link, and of a client's queue.
+const (
+	maxTogether      = 64
+	maxTogetherBytes = 128 << 10
+)
+
+// together is how many of the messages can be pushed in one packet: not those that were stored before, which some devices do not get.
+func together(all []*utterance) (n int) {
+	bytes := 0
+	for n < len(all) && n < maxTogether && !all[n].draft.Duplicate {
+		if bytes += all[n].size(); bytes > maxTogetherBytes {
+			break
+		}
+		n++
+	}
+	return max(1, n)
+}
+
+// messagesTogether pushes messages to all members: to those who sent none of them in one packet for each gateway.
+func (d *dispatcher) messagesTogether(all []*utterance, members [][]storage.Session) {
+	senders := make(map[string]struct{})
+	for _, u := range all {
+		senders[u.draft.Sender] = struct{}{}
+	}
+	var own [][]storage.Session
+	var others targets
+	for i, account := range all[0].draft.Members {
+		if _, ok := senders[account]; ok {
+			own = append(own, members[i])
+			continue
+		}
+		for j := range members[i] {
+			others.add(&members[i][j])
+		}
+	}
+	pushes := make([]wire.LogicPkt, 0, len(all))
+	for _, u := range all {
+		if p, ok := d.pushOf(u); ok {
+			pushes = append(pushes, p)
+			d.sendAll(receiversOf(u, own), p)
+		}
+	}
+	d.sendAll(others, pushes...)
 }
 
 // notify pushes to all devices of accounts.
@@ -357,39 +455,74 @@ func targetsOf(found [][]storage.Session) targets {
 	return t
 }
 
-// send encodes the body once and queues one packet per gateway. The gateway learns what the packet
-// holds, by the header's Delivered, if clients of it will acknowledge that.
+// encode makes a push of its header and body.
+func (d *dispatcher) encode(header wire.Header, body proto.Message) (p wire.LogicPkt, ok bool) {
+	p.Header, p.Flag = header, wire.FlagPush
+	var err error
+	if p.Body, err = proto.Marshal(body); err != nil {
+		d.log.WithError(err).WithField("command", p.Command).Error("cannot encode a push")
+		return p, false
+	}
+	return p, true
+}
+
+// send encodes a push and queues it.
 func (d *dispatcher) send(t targets, header wire.Header, body proto.Message) {
 	if len(t) == 0 {
 		return
 	}
-	p := wire.LogicPkt{Header: header}
-	p.Flag = wire.FlagPush
-	var err error
-	if p.Body, err = proto.Marshal(body); err != nil {
-		d.log.WithError(err).WithField("command", p.Command).Error("cannot encode a push")
-		return
+	if p, ok := d.encode(header, body); ok {
+		d.sendAll(t, p)
 	}
-	delivered := header.Delivered
+}
+
+// sendAll queues the pushes to each gateway, in order: several as one packet, unless that is too old to take them so. The gateway
+// learns what they hold, by the header's Delivered, if clients of it will acknowledge that.
+func (d *dispatcher) sendAll(t targets, pushes ...wire.LogicPkt) {
+	var all wire.LogicPkt
 	for _, to := range t {
-		p.Delivered = nil
-		if to.acks {
-			p.Delivered = delivered
-		}
-		for channels := to.channels; len(channels) > 0; {
-			n := min(maxChannels, len(channels))
-			p.Channels = channels[:n]
-			err := d.links.Push(to.gateway, p.Append(make([]byte, 0, packetSize(&p))))
-			d.count(n, err)
-			if err != nil && !errors.Is(err, im.ErrQueueFull) {
-				d.locations.forgetAll()          // the gateway's lease may have ended
-				if p.Command == wire.CmdSignIn { // KickoutNotify
-					d.unlinked.add(to.gateway, nil, p.Channels)
-				} else {
-					d.unlinked.add(to.gateway, p.Channels, nil)
-				}
+		packets := pushes
+		if len(pushes) > 1 && d.links.Speaks(to.gateway, container.VersionPushes) {
+			if all.Body == nil {
+				all = inOne(pushes)
 			}
-			channels = channels[n:]
+			packets = []wire.LogicPkt{all}
+		}
+		for _, p := range packets {
+			if !to.acks {
+				p.Delivered = nil
+			}
+			d.queue(to, &p, len(pushes)/len(packets))
+		}
+	}
+}
+
+// inOne is link.pushes.
+func inOne(pushes []wire.LogicPkt) wire.LogicPkt {
+	all := wire.LogicPkt{Header: wire.Header{Command: wire.CmdLinkPushes, Flag: wire.FlagPush}}
+	var body pb.LinkPushes
+	for _, p := range pushes {
+		all.Delivered = append(all.Delivered, p.Delivered...)
+		p.Delivered = nil
+		body.Packets = append(body.Packets, p.Append(make([]byte, 0, packetSize(&p))))
+	}
+	all.Body, _ = proto.Marshal(&body) // it holds only bytes
+	return all
+}
+
+// queue sends a packet of n pushes to the channels of one gateway.
+func (d *dispatcher) queue(to target, p *wire.LogicPkt, n int) {
+	for p.Channels = range slices.Chunk(to.channels, maxChannels) {
+		err := d.links.Push(to.gateway, p.Append(make([]byte, 0, packetSize(p))))
+		d.count(n*len(p.Channels), err)
+		if err == nil || errors.Is(err, im.ErrQueueFull) {
+			continue
+		}
+		d.locations.forgetAll()          // the gateway's lease may have ended
+		if p.Command == wire.CmdSignIn { // KickoutNotify
+			d.unlinked.add(to.gateway, nil, p.Channels)
+		} else {
+			d.unlinked.add(to.gateway, p.Channels, nil)
 		}
 	}
 }

@@ -58,6 +58,7 @@ func (r *recorder) take(packet []byte) error {
 }
 
 func (r *recorder) Push(_ string, packet []byte) error { return r.take(packet) }
+func (r *recorder) Speaks(string, uint32) bool         { return true }
 func (r *recorder) Broadcast(packet []byte)            { _ = r.take(packet) }
 
 type agent struct{ recorder }

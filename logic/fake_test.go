@@ -10,6 +10,7 @@ import (
 	"sync"
 
 	im "github.com/hermod-im/hermod"
+	"github.com/hermod-im/hermod/container"
 	"github.com/hermod-im/hermod/storage"
 	"github.com/hermod-im/hermod/storage/memory"
 	"github.com/hermod-im/hermod/test/await"
@@ -255,6 +256,7 @@ func (s *sessions) Ping(context.Context) error { return s.err() }
 // fakeLinks are the ways to gateways, of which each may be full or not there.
 type fakeLinks struct {
 	mu        sync.Mutex
+	old       bool // gateways that take one push a packet
 	fails     map[string]error
 	pushed    []pushed
 	broadcast []wire.LogicPkt
@@ -279,6 +281,10 @@ func (l *fakeLinks) Push(gateway string, packet []byte) error {
 	}
 	l.pushed = append(l.pushed, pushed{gateway, p})
 	return nil
+}
+
+func (l *fakeLinks) Speaks(_ string, version uint32) bool {
+	return !l.old || version < container.VersionPushes
 }
 
 func (l *fakeLinks) Broadcast(packet []byte) {

@@ -58,7 +58,7 @@ const (
 	stateDead
 )
 
-// Channel implements im.Channel and FramePusher. The queue is its heart: Push appends framed bytes
+// Channel implements im.Channel. The queue is its heart: Push appends framed bytes
 // under the lock, one flusher takes all that is there and writes it in one go. An idle channel has
 // no buffer, no goroutine and no timer; its fields are in the order that leaves no gaps, for there may
 // be a million.
@@ -91,7 +91,7 @@ type Channel struct {
 	ended      bool // done is, or would be, closed
 }
 
-var _ FramePusher = (*Channel)(nil)
+var _ im.Channel = (*Channel)(nil)
 
 // place is where a poller has a channel.
 type place struct {
@@ -122,9 +122,6 @@ func (c *Channel) ID() string { return c.id }
 
 // RemoteAddr is the peer's address.
 func (c *Channel) RemoteAddr() net.Addr { return c.remote.tcpAddr() }
-
-// Protocol is how the channel frames.
-func (c *Channel) Protocol() Codec { return c.host.codec }
 
 // Attachment returns what SetAttachment stored.
 func (c *Channel) Attachment() any {
@@ -199,16 +196,21 @@ func (c *Channel) Offer(payload []byte) error {
 	return nil
 }
 
-// PushFrame queues what Protocol().AppendFrame made.
-func (c *Channel) PushFrame(frame []byte) error {
+// PushAll is Push for several payloads, one behind the other: after an error none of them is queued.
+func (c *Channel) PushAll(payloads [][]byte) error {
+	size := 0
+	for _, p := range payloads {
+		size += len(p) + MaxHeader
+	}
 	c.mu.Lock()
 	defer c.unlock()
 	if err := c.admit(); err != nil {
 		return err
 	}
-	c.room(len(frame))
-	c.pending.data = append(c.pending.data, frame...)
-	c.appended(len(frame))
+	c.room(size)
+	for _, p := range payloads {
+		c.enqueue(im.OpBinary, p)
+	}
 	return nil
 }
 
@@ -231,7 +233,9 @@ func (c *Channel) enqueue(op im.OpCode, payload []byte) {
 	c.room(len(payload) + MaxHeader)
 	before := len(c.pending.data)
 	c.pending.data = c.host.codec.AppendFrame(c.pending.data, op, payload)
-	c.appended(len(c.pending.data) - before)
+	c.pending.frames++
+	c.queued += uint32(len(c.pending.data) - before)
+	c.schedule()
 }
 
 func (c *Channel) room(n int) {
@@ -240,12 +244,6 @@ func (c *Channel) room(n int) {
 		return
 	}
 	c.pending = c.host.buffers.grow(c.pending, n)
-}
-
-func (c *Channel) appended(n int) {
-	c.pending.frames++
-	c.queued += uint32(n)
-	c.schedule()
 }
 
 // schedule sees to it that there is a flusher, unless the socket would not take anything. Locked.

@@ -44,7 +44,12 @@ func TestSlowConsumer(t *testing.T) {
 		payload := make([]byte, 16<<10)
 		for {
 			binary.BigEndian.PutUint32(payload, uint32(pushed))
-			err := n.Push("slow", payload)
+			var err error
+			if pushed%2 == 0 {
+				err = n.Push("slow", payload)
+			} else {
+				err = ch.(*transport.Channel).PushAll([][]byte{payload})
+			}
 			if err != nil {
 				require.ErrorIs(t, err, im.ErrQueueFull)
 				break
@@ -56,6 +61,7 @@ func TestSlowConsumer(t *testing.T) {
 			require.Less(t, pushed, 10_000)
 		}
 		require.ErrorIs(t, n.Push("slow", payload), im.ErrChannelClosed)
+		require.ErrorIs(t, ch.(*transport.Channel).PushAll([][]byte{payload}), im.ErrChannelClosed)
 		other.send(im.OpBinary, []byte("not stalled"))
 		other.expect("not stalled")
 		for i := range pushed {
@@ -442,7 +448,7 @@ func TestShutdownIsBounded(t *testing.T) {
 	})
 }
 
-// One server on several endpoints: one map, one Push; a frame made once per protocol.
+// One server on several endpoints: one map, one Push.
 func TestSeveralEndpoints(t *testing.T) {
 	a := new(app)
 	s := transport.NewServer(transport.Options{},
@@ -459,22 +465,16 @@ func TestSeveralEndpoints(t *testing.T) {
 		n := &node{Server: s, app: a, v: v}
 		peers = append(peers, n.joinAt(t, i, fmt.Sprint(i)))
 	}
-	frames := make(map[transport.Codec][]byte)
 	for i := range peers {
 		require.NoError(t, s.Push(fmt.Sprint(i), []byte("one push")))
 		ch, ok := s.Channels().Get(fmt.Sprint(i))
 		require.True(t, ok)
-		pusher := ch.(transport.FramePusher)
-		codec := pusher.Protocol()
-		if frames[codec] == nil {
-			frames[codec] = codec.AppendFrame(nil, im.OpBinary, []byte("one frame"))
-		}
-		require.NoError(t, pusher.PushFrame(frames[codec]))
+		require.NoError(t, ch.(*transport.Channel).PushAll([][]byte{[]byte("two"), []byte("at once")}))
 	}
-	require.Len(t, frames, 2)
 	for _, p := range peers {
 		p.expect("one push")
-		p.expect("one frame")
+		p.expect("two")
+		p.expect("at once")
 	}
 }
 

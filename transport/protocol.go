@@ -40,20 +40,6 @@ type Protocol interface {
 	Upgrade(conn net.Conn) (rest []byte, err error)
 }
 
-// FramePusher is a channel that takes frames made once for many:
-//
-//	frame := ch.Protocol().AppendFrame(nil, im.OpBinary, payload) // once per protocol
-//	ch.PushFrame(frame)                                           // for each channel of it
-//
-// Every channel of a Server is one.
-type FramePusher interface {
-	im.Channel
-	// Protocol is how this channel frames; compare with ==.
-	Protocol() Codec
-	// PushFrame queues bytes that Protocol().AppendFrame made, like Push. The bytes are copied.
-	PushFrame(frame []byte) error
-}
-
 // Frame is one frame on the wire, or one message joined from its fragments. Implements im.Frame.
 type Frame struct {
 	Op      im.OpCode

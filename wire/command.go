@@ -42,6 +42,8 @@ const (
 	// CmdLinkDrain, from a logic node that stops: forward nothing more to me. The gateway answers
 	// when it has stopped, behind everything that it forwarded before. No body.
 	CmdLinkDrain Command = "link.drain"
+	// CmdLinkPushes, from a logic node: several pushes for the same channels, in order. LinkPushes.
+	CmdLinkPushes Command = "link.pushes"
 )
 
 // internCommand returns the constant that b spells, so that known commands cost no allocation.
@@ -75,7 +77,7 @@ func internCommand(b []byte) (Command, bool) {
 // Internal reports whether the command is one between services.
 func (c Command) Internal() bool {
 	switch c {
-	case CmdLinkHello, CmdSessionRenew, CmdSessionRestore, CmdSessionEnd, CmdLeaseEnd, CmdLinkDrain:
+	case CmdLinkHello, CmdSessionRenew, CmdSessionRestore, CmdSessionEnd, CmdLeaseEnd, CmdLinkDrain, CmdLinkPushes:
 		return true
 	default:
 		return false

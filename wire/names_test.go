@@ -22,7 +22,7 @@ func TestFeatures(t *testing.T) {
 
 // A gateway refuses Internal commands from clients: a new one between services must be among them.
 func TestInternalCommands(t *testing.T) {
-	for _, c := range []wire.Command{wire.CmdLinkHello, wire.CmdSessionRenew, wire.CmdSessionRestore, wire.CmdSessionEnd, wire.CmdLeaseEnd, wire.CmdLinkDrain} {
+	for _, c := range []wire.Command{wire.CmdLinkHello, wire.CmdSessionRenew, wire.CmdSessionRestore, wire.CmdSessionEnd, wire.CmdLeaseEnd, wire.CmdLinkDrain, wire.CmdLinkPushes} {
 		if !c.Internal() {
 			t.Errorf("%s is not internal", c)
 		}

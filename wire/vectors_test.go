@@ -358,6 +358,7 @@ func bodies() []proto.Message {
 		&pb.GroupGetReq{GroupId: "42"},
 		&pb.GroupGetResp{Id: "42", Name: "n", Avatar: "a", Introduction: "i", Owner: "alice", Members: []*pb.Member{{Account: "alice", Alias: "Al", Avatar: "a", JoinTime: sentAt}}, CreatedAt: sentAt},
 		&pb.LinkHello{Version: 1, Service: "gateway", Instance: "gw1-x", Nonce: []byte{0, 1, 255}, Proof: []byte{9}},
+		&pb.LinkPushes{Packets: [][]byte{{0xc3, 0x11, 0xa3, 0x65}, {}}},
 		&pb.LeaseRenewReq{Gateway: "gw1-x", LeaseMs: 30000, Stamp: 1233, Told: 4},
 		&pb.LeaseRenewResp{Lost: true, Missed: &pb.Missed{Channels: []string{"gw1-x.7"}, Kicked: []string{"gw1-x.8"}, All: true, UpTo: 9}},
 		&pb.Missed{Channels: []string{"gw1-x.7"}, UpTo: 1767225600000000},

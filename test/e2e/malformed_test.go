@@ -245,7 +245,7 @@ func (v *villain) badRequests(url string) {
 		{wire.Header{Command: wire.CmdGroupTalk, Dest: "99999999999999999999"}, nil, wire.StatusNoDestination},
 	}
 	for _, cmd := range []wire.Command{
-		wire.CmdLinkHello, wire.CmdSessionRenew, wire.CmdSessionRestore, wire.CmdSessionEnd, wire.CmdLeaseEnd, wire.CmdLinkDrain,
+		wire.CmdLinkHello, wire.CmdSessionRenew, wire.CmdSessionRestore, wire.CmdSessionEnd, wire.CmdLeaseEnd, wire.CmdLinkDrain, wire.CmdLinkPushes,
 	} {
 		requests = append(requests, request{wire.Header{Command: cmd}, nil, wire.StatusInvalidCommand})
 	}

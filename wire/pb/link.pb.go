@@ -103,6 +103,53 @@ func (x *LinkHello) GetProof() []byte {
 	return nil
 }
 
+// link.pushes: several pushes for the channels that its header names. The header's delivered has a run for each
+// of them, in their order, or none.
+type LinkPushes struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// LogicPkts as the clients get them.
+	Packets       [][]byte `protobuf:"bytes,1,rep,name=packets,proto3" json:"packets,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LinkPushes) Reset() {
+	*x = LinkPushes{}
+	mi := &file_link_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LinkPushes) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LinkPushes) ProtoMessage() {}
+
+func (x *LinkPushes) ProtoReflect() protoreflect.Message {
+	mi := &file_link_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LinkPushes.ProtoReflect.Descriptor instead.
+func (*LinkPushes) Descriptor() ([]byte, []int) {
+	return file_link_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *LinkPushes) GetPackets() [][]byte {
+	if x != nil {
+		return x.Packets
+	}
+	return nil
+}
+
 // A client's session as its gateway knows it.
 type Session struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
@@ -124,7 +171,7 @@ type Session struct {
 
 func (x *Session) Reset() {
 	*x = Session{}
-	mi := &file_link_proto_msgTypes[1]
+	mi := &file_link_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -136,7 +183,7 @@ func (x *Session) String() string {
 func (*Session) ProtoMessage() {}
 
 func (x *Session) ProtoReflect() protoreflect.Message {
-	mi := &file_link_proto_msgTypes[1]
+	mi := &file_link_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -149,7 +196,7 @@ func (x *Session) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Session.ProtoReflect.Descriptor instead.
 func (*Session) Descriptor() ([]byte, []int) {
-	return file_link_proto_rawDescGZIP(), []int{1}
+	return file_link_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *Session) GetApp() string {
@@ -230,7 +277,7 @@ type LeaseRenewReq struct {
 
 func (x *LeaseRenewReq) Reset() {
 	*x = LeaseRenewReq{}
-	mi := &file_link_proto_msgTypes[2]
+	mi := &file_link_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -242,7 +289,7 @@ func (x *LeaseRenewReq) String() string {
 func (*LeaseRenewReq) ProtoMessage() {}
 
 func (x *LeaseRenewReq) ProtoReflect() protoreflect.Message {
-	mi := &file_link_proto_msgTypes[2]
+	mi := &file_link_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -255,7 +302,7 @@ func (x *LeaseRenewReq) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseRenewReq.ProtoReflect.Descriptor instead.
 func (*LeaseRenewReq) Descriptor() ([]byte, []int) {
-	return file_link_proto_rawDescGZIP(), []int{2}
+	return file_link_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *LeaseRenewReq) GetGateway() string {
@@ -298,7 +345,7 @@ type LeaseRenewResp struct {
 
 func (x *LeaseRenewResp) Reset() {
 	*x = LeaseRenewResp{}
-	mi := &file_link_proto_msgTypes[3]
+	mi := &file_link_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -310,7 +357,7 @@ func (x *LeaseRenewResp) String() string {
 func (*LeaseRenewResp) ProtoMessage() {}
 
 func (x *LeaseRenewResp) ProtoReflect() protoreflect.Message {
-	mi := &file_link_proto_msgTypes[3]
+	mi := &file_link_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -323,7 +370,7 @@ func (x *LeaseRenewResp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseRenewResp.ProtoReflect.Descriptor instead.
 func (*LeaseRenewResp) Descriptor() ([]byte, []int) {
-	return file_link_proto_rawDescGZIP(), []int{3}
+	return file_link_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *LeaseRenewResp) GetLost() bool {
@@ -357,7 +404,7 @@ type Missed struct {
 
 func (x *Missed) Reset() {
 	*x = Missed{}
-	mi := &file_link_proto_msgTypes[4]
+	mi := &file_link_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -369,7 +416,7 @@ func (x *Missed) String() string {
 func (*Missed) ProtoMessage() {}
 
 func (x *Missed) ProtoReflect() protoreflect.Message {
-	mi := &file_link_proto_msgTypes[4]
+	mi := &file_link_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -382,7 +429,7 @@ func (x *Missed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Missed.ProtoReflect.Descriptor instead.
 func (*Missed) Descriptor() ([]byte, []int) {
-	return file_link_proto_rawDescGZIP(), []int{4}
+	return file_link_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Missed) GetChannels() []string {
@@ -424,7 +471,7 @@ type SessionRestoreReq struct {
 
 func (x *SessionRestoreReq) Reset() {
 	*x = SessionRestoreReq{}
-	mi := &file_link_proto_msgTypes[5]
+	mi := &file_link_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -436,7 +483,7 @@ func (x *SessionRestoreReq) String() string {
 func (*SessionRestoreReq) ProtoMessage() {}
 
 func (x *SessionRestoreReq) ProtoReflect() protoreflect.Message {
-	mi := &file_link_proto_msgTypes[5]
+	mi := &file_link_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -449,7 +496,7 @@ func (x *SessionRestoreReq) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionRestoreReq.ProtoReflect.Descriptor instead.
 func (*SessionRestoreReq) Descriptor() ([]byte, []int) {
-	return file_link_proto_rawDescGZIP(), []int{5}
+	return file_link_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *SessionRestoreReq) GetGateway() string {
@@ -478,7 +525,7 @@ type SessionRestoreResp struct {
 
 func (x *SessionRestoreResp) Reset() {
 	*x = SessionRestoreResp{}
-	mi := &file_link_proto_msgTypes[6]
+	mi := &file_link_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -490,7 +537,7 @@ func (x *SessionRestoreResp) String() string {
 func (*SessionRestoreResp) ProtoMessage() {}
 
 func (x *SessionRestoreResp) ProtoReflect() protoreflect.Message {
-	mi := &file_link_proto_msgTypes[6]
+	mi := &file_link_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -503,7 +550,7 @@ func (x *SessionRestoreResp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionRestoreResp.ProtoReflect.Descriptor instead.
 func (*SessionRestoreResp) Descriptor() ([]byte, []int) {
-	return file_link_proto_rawDescGZIP(), []int{6}
+	return file_link_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *SessionRestoreResp) GetDisplaced() []string {
@@ -531,7 +578,7 @@ type SessionEndReq struct {
 
 func (x *SessionEndReq) Reset() {
 	*x = SessionEndReq{}
-	mi := &file_link_proto_msgTypes[7]
+	mi := &file_link_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -543,7 +590,7 @@ func (x *SessionEndReq) String() string {
 func (*SessionEndReq) ProtoMessage() {}
 
 func (x *SessionEndReq) ProtoReflect() protoreflect.Message {
-	mi := &file_link_proto_msgTypes[7]
+	mi := &file_link_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -556,7 +603,7 @@ func (x *SessionEndReq) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionEndReq.ProtoReflect.Descriptor instead.
 func (*SessionEndReq) Descriptor() ([]byte, []int) {
-	return file_link_proto_rawDescGZIP(), []int{7}
+	return file_link_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *SessionEndReq) GetSessions() []*Session {
@@ -577,7 +624,10 @@ const file_link_proto_rawDesc = "" +
 	"\aservice\x18\x02 \x01(\tR\aservice\x12\x1a\n" +
 	"\binstance\x18\x03 \x01(\tR\binstance\x12\x14\n" +
 	"\x05nonce\x18\x04 \x01(\fR\x05nonce\x12\x14\n" +
-	"\x05proof\x18\x05 \x01(\fR\x05proof\"\xf0\x01\n" +
+	"\x05proof\x18\x05 \x01(\fR\x05proof\"&\n" +
+	"\n" +
+	"LinkPushes\x12\x18\n" +
+	"\apackets\x18\x01 \x03(\fR\apackets\"\xf0\x01\n" +
 	"\aSession\x12\x10\n" +
 	"\x03app\x18\x01 \x01(\tR\x03app\x12\x18\n" +
 	"\aaccount\x18\x02 \x01(\tR\aaccount\x12\x16\n" +
@@ -622,21 +672,22 @@ func file_link_proto_rawDescGZIP() []byte {
 	return file_link_proto_rawDescData
 }
 
-var file_link_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
+var file_link_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
 var file_link_proto_goTypes = []any{
 	(*LinkHello)(nil),          // 0: hermod.LinkHello
-	(*Session)(nil),            // 1: hermod.Session
-	(*LeaseRenewReq)(nil),      // 2: hermod.LeaseRenewReq
-	(*LeaseRenewResp)(nil),     // 3: hermod.LeaseRenewResp
-	(*Missed)(nil),             // 4: hermod.Missed
-	(*SessionRestoreReq)(nil),  // 5: hermod.SessionRestoreReq
-	(*SessionRestoreResp)(nil), // 6: hermod.SessionRestoreResp
-	(*SessionEndReq)(nil),      // 7: hermod.SessionEndReq
+	(*LinkPushes)(nil),         // 1: hermod.LinkPushes
+	(*Session)(nil),            // 2: hermod.Session
+	(*LeaseRenewReq)(nil),      // 3: hermod.LeaseRenewReq
+	(*LeaseRenewResp)(nil),     // 4: hermod.LeaseRenewResp
+	(*Missed)(nil),             // 5: hermod.Missed
+	(*SessionRestoreReq)(nil),  // 6: hermod.SessionRestoreReq
+	(*SessionRestoreResp)(nil), // 7: hermod.SessionRestoreResp
+	(*SessionEndReq)(nil),      // 8: hermod.SessionEndReq
 }
 var file_link_proto_depIdxs = []int32{
-	4, // 0: hermod.LeaseRenewResp.missed:type_name -> hermod.Missed
-	1, // 1: hermod.SessionRestoreReq.sessions:type_name -> hermod.Session
-	1, // 2: hermod.SessionEndReq.sessions:type_name -> hermod.Session
+	5, // 0: hermod.LeaseRenewResp.missed:type_name -> hermod.Missed
+	2, // 1: hermod.SessionRestoreReq.sessions:type_name -> hermod.Session
+	2, // 2: hermod.SessionEndReq.sessions:type_name -> hermod.Session
 	3, // [3:3] is the sub-list for method output_type
 	3, // [3:3] is the sub-list for method input_type
 	3, // [3:3] is the sub-list for extension type_name
@@ -655,7 +706,7 @@ func file_link_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_link_proto_rawDesc), len(file_link_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   8,
+			NumMessages:   9,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
