@@ -134,27 +134,61 @@ type audience struct {
 	n     int
 }
 
-func audienceOf(d *storage.Draft) audience { return audience{&d.Members[0], len(d.Members)} }
+func audienceOf(members []string) audience { return audience{&members[0], len(members)} }
 
-// audiences are the receivers of a batch of stored messages. begins is where those of a message are among the keys.
-func audiences(batch []*utterance) (keys []storage.AccountKey, begins map[audience]int) {
-	begins = make(map[audience]int, len(batch))
+// keysOf appends the accounts.
+func keysOf(app string, accounts []string, keys []storage.AccountKey) []storage.AccountKey {
+	keys = slices.Grow(keys, len(accounts))
+	for _, a := range accounts {
+		keys = append(keys, storage.AccountKey{App: app, Account: a})
+	}
+	return keys
+}
+
+// receivers are whom the messages of a batch are for.
+type receivers struct {
+	// keys are the members of conversations that are no large groups, begins is where those of each begin.
+	keys   []storage.AccountKey
+	begins map[audience]int
+	found  [][]storage.Session // for the keys
+	// large has a draft for each large group, rosters the sessions of those of its members who are on line.
+	large   []*storage.Draft
+	rosters map[audience][][]storage.Session
+}
+
+// largeGroup is above how many members a group has a roster.
+const largeGroup = 1000
+
+// receiversOf are the receivers of a batch of stored messages, yet to be found.
+func receiversOf(batch []*utterance) (r receivers) {
+	r.begins = make(map[audience]int, len(batch))
 	for _, u := range batch {
 		t := &u.draft
 		if t.Err != nil || len(t.Members) == 0 {
 			continue
 		}
-		a := audienceOf(t)
-		if _, ok := begins[a]; ok {
+		a := audienceOf(t.Members)
+		if _, ok := r.begins[a]; ok {
 			continue
 		}
-		begins[a] = len(keys)
-		keys = slices.Grow(keys, len(t.Members))
-		for _, m := range t.Members {
-			keys = append(keys, storage.AccountKey{App: t.App, Account: m})
+		r.begins[a] = len(r.keys)
+		if len(t.Members) > largeGroup {
+			r.large = append(r.large, t)
+			continue
 		}
+		r.keys = keysOf(t.App, t.Members, r.keys)
 	}
-	return keys, begins
+	return r
+}
+
+// of are the sessions of a message's receivers, a row for each account.
+func (r *receivers) of(t *storage.Draft) [][]storage.Session {
+	a := audienceOf(t.Members)
+	if len(t.Members) > largeGroup {
+		return r.rosters[a]
+	}
+	from := r.begins[a]
+	return r.found[from : from+len(t.Members)]
 }
 
 // maxNow is how many receivers messagesNow looks for: some 100 µs.
@@ -162,45 +196,52 @@ const maxNow = 1000
 
 // messagesNow is messages, if it need not ask the session store and they are not many. Otherwise it does nothing, and says so.
 func (d *dispatcher) messagesNow(batch []*utterance) bool {
-	keys, begins := audiences(batch)
-	if len(keys) > maxNow {
+	r := receiversOf(batch)
+	switch {
+	case len(r.begins) == 0:
+		return true
+	case len(r.keys) > maxNow || len(r.large) > 0:
 		return false
 	}
-	if len(keys) == 0 {
-		return true
-	}
-	found, ok := d.locations.known(keys)
-	if ok {
-		d.pushEach(batch, begins, found)
+	var ok bool
+	if r.found, ok = d.locations.known(r.keys); ok {
+		d.pushEach(batch, r)
 	}
 	return ok
 }
 
-// messages pushes a batch of stored messages, in order, after one look-up of all their receivers.
+// messages pushes a batch of stored messages, in order, after one look-up of all their receivers but those in large groups.
 func (d *dispatcher) messages(batch []*utterance) {
-	keys, begins := audiences(batch)
-	if len(keys) == 0 {
-		return
+	r := receiversOf(batch)
+	var err error
+	if len(r.keys) > 0 {
+		if r.found, err = d.find(r.keys); err != nil {
+			return
+		}
 	}
-	found, err := d.find(keys)
-	if err != nil {
-		return
+	for _, t := range r.large {
+		if r.rosters == nil {
+			r.rosters = make(map[audience][][]storage.Session)
+		}
+		if r.rosters[audienceOf(t.Members)], err = d.online(t.App, t.Members); err != nil {
+			return
+		}
 	}
 	d.writes.Begin()
 	defer d.writes.End()
-	d.pushEach(batch, begins, found)
+	d.pushEach(batch, r)
 }
 
-// pushEach pushes the messages of a batch to the sessions that were found for its audiences: those of a group, of which
+// pushEach pushes the messages of a batch to the sessions that were found: those of a group, of which
 // there may be several, together.
-func (d *dispatcher) pushEach(batch []*utterance, begins map[audience]int, found [][]storage.Session) {
+func (d *dispatcher) pushEach(batch []*utterance, r receivers) {
 	var groups map[audience][]*utterance
 	for _, u := range batch {
-		if u.draft.Err == nil && len(u.draft.Members) >= groupMembers {
+		if t := &u.draft; t.Err == nil && len(t.Members) >= groupMembers {
 			if groups == nil {
 				groups = make(map[audience][]*utterance)
 			}
-			a := audienceOf(&u.draft)
+			a := audienceOf(t.Members)
 			groups[a] = append(groups[a], u)
 		}
 	}
@@ -209,13 +250,11 @@ func (d *dispatcher) pushEach(batch []*utterance, begins map[audience]int, found
 		if t.Err != nil || len(t.Members) == 0 {
 			continue
 		}
-		a := audienceOf(t)
-		members := found[begins[a]:][:len(t.Members)]
-		switch all := groups[a]; {
-		case all == nil:
-			d.message(u, members)
-		case all[0] == u:
-			d.burst(all, members)
+		switch group := groups[audienceOf(t.Members)]; {
+		case group == nil:
+			d.message(u, r.of(t))
+		case group[0] == u:
+			d.burst(group, r.of(t))
 		}
 	}
 }
@@ -226,16 +265,25 @@ const groupMembers = 8
 // find looks sessions up. After an error nobody was reached, and all are hinted. Until the session store answers again, nobody waits
 // for it: what is stored by then is in what the clients will sync when they are hinted.
 func (d *dispatcher) find(keys []storage.AccountKey) ([][]storage.Session, error) {
+	return d.look(len(keys), func(ctx context.Context) ([][]storage.Session, error) { return d.locations.find(ctx, keys) })
+}
+
+// online is find for the members of a large group.
+func (d *dispatcher) online(app string, members []string) ([][]storage.Session, error) {
+	return d.look(len(members), func(ctx context.Context) ([][]storage.Session, error) { return d.locations.online(ctx, app, members) })
+}
+
+func (d *dispatcher) look(accounts int, find func(context.Context) ([][]storage.Session, error)) ([][]storage.Session, error) {
 	if d.failing.Load() && d.owed.Load() { // the hint is still to come: after this
-		d.metrics.unpushed.WithLabelValues("session_store").Add(float64(len(keys)))
+		d.metrics.unpushed.WithLabelValues("session_store").Add(float64(accounts))
 		return nil, errNotAsked
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), d.timeout)
 	defer cancel()
-	found, err := d.locations.find(ctx, keys)
+	found, err := find(ctx)
 	if err != nil {
-		d.metrics.unpushed.WithLabelValues("session_store").Add(float64(len(keys)))
-		d.log.WithError(err).WithField("accounts", len(keys)).Error("cannot look sessions up: nothing pushed")
+		d.metrics.unpushed.WithLabelValues("session_store").Add(float64(accounts))
+		d.log.WithError(err).WithField("accounts", accounts).Error("cannot look sessions up: nothing pushed")
 		d.failing.Store(true)
 		d.missed()
 	}
@@ -246,7 +294,7 @@ var errNotAsked = errors.New("the session store does not answer")
 
 // message pushes one message to the devices of all members but the one that sent it.
 func (d *dispatcher) message(u *utterance, members [][]storage.Session) {
-	t := receiversOf(u, members)
+	t := targetsFor(u, members)
 	if len(t) == 0 {
 		return
 	}
@@ -255,10 +303,10 @@ func (d *dispatcher) message(u *utterance, members [][]storage.Session) {
 	}
 }
 
-// receiversOf is whom a message is pushed to. Devices that
+// targetsFor is whom a message is pushed to. Devices that
 // keep cursors also get what their own account sent, and what had been sent before under the same
 // client_id: its first push may have been lost with the node that stored it.
-func receiversOf(u *utterance, members [][]storage.Session) targets {
+func targetsFor(u *utterance, members [][]storage.Session) targets {
 	var out targets
 	for _, sessions := range members {
 		for i := range sessions {
@@ -329,20 +377,23 @@ func (d *dispatcher) messagesTogether(all []*utterance, members [][]storage.Sess
 	}
 	var own [][]storage.Session
 	var others targets
-	for i, account := range all[0].draft.Members {
-		if _, ok := senders[account]; ok {
-			own = append(own, members[i])
+	for _, sessions := range members {
+		if len(sessions) == 0 {
 			continue
 		}
-		for j := range members[i] {
-			others.add(&members[i][j])
+		if _, ok := senders[sessions[0].Account]; ok {
+			own = append(own, sessions)
+			continue
+		}
+		for i := range sessions {
+			others.add(&sessions[i])
 		}
 	}
 	pushes := make([]wire.LogicPkt, 0, len(all))
 	for _, u := range all {
 		if p, ok := d.pushOf(u); ok {
 			pushes = append(pushes, p)
-			d.sendAll(receiversOf(u, own), p)
+			d.sendAll(targetsFor(u, own), p)
 		}
 	}
 	d.sendAll(others, pushes...)
@@ -353,11 +404,7 @@ func (d *dispatcher) notify(app string, accounts []string, header wire.Header, b
 	if len(accounts) == 0 {
 		return
 	}
-	keys := make([]storage.AccountKey, len(accounts))
-	for i, a := range accounts {
-		keys[i] = storage.AccountKey{App: app, Account: a}
-	}
-	found, err := d.find(keys)
+	found, err := d.find(keysOf(app, accounts, nil))
 	if err != nil {
 		return
 	}

@@ -30,6 +30,9 @@ type locations struct {
 	recent []storage.AccountKey // guarded by mu
 	passed int                  // guarded by mu
 	forgot time.Time            // when forgetAll did so last; guarded by mu
+	// rosters are of large groups, and of the young generation.
+	rosters  map[audience]roster // guarded by mu
+	rostered int                 // rows in them; guarded by mu
 }
 
 // generation is what the session store has answered to questions since began.
@@ -233,6 +236,7 @@ func (l *locations) turn(now time.Time) {
 // begin makes the young generation the old one. mu is held.
 func (l *locations) begin(now time.Time) {
 	l.old, l.young = l.young, generation{began: now, found: make(map[storage.AccountKey][]storage.Session, len(l.young.found))}
+	l.rosters, l.rostered = nil, 0
 }
 
 // remember keeps what the store said to a question that was asked after so many changes.

@@ -66,7 +66,7 @@ type Draft struct {
 	Seq          int64
 	MessageID    int64
 	Duplicate    bool
-	// Members are all members of the conversation, the sender included, as of this commit; of a repeated
+	// Members are all members of the conversation, the sender included, as of this commit, sorted; of a repeated
 	// ClientID those who may read it, or nobody if the sender has quit. Shared: do not change.
 	Members []string
 	// Err is what refused this draft alone: ErrNoConversation, ErrNotMember, ErrInvalid.
