@@ -172,7 +172,7 @@ func receiversOf(batch []*utterance) (r receivers) {
 			continue
 		}
 		r.begins[a] = len(r.keys)
-		if len(t.Members) > largeGroup {
+		if len(t.Members) > largeGroup && !t.Duplicate { // whose members may be a list of its own
 			r.large = append(r.large, t)
 			continue
 		}
@@ -184,8 +184,8 @@ func receiversOf(batch []*utterance) (r receivers) {
 // of are the sessions of a message's receivers, a row for each account.
 func (r *receivers) of(t *storage.Draft) [][]storage.Session {
 	a := audienceOf(t.Members)
-	if len(t.Members) > largeGroup {
-		return r.rosters[a]
+	if online, ok := r.rosters[a]; ok {
+		return online
 	}
 	from := r.begins[a]
 	return r.found[from : from+len(t.Members)]

@@ -32,7 +32,7 @@ type locations struct {
 	forgot time.Time            // when forgetAll did so last; guarded by mu
 	// rosters are of large groups, and of the young generation.
 	rosters  map[audience]roster // guarded by mu
-	rostered int                 // rows in them; guarded by mu
+	rostered int                 // members of these groups; guarded by mu
 }
 
 // generation is what the session store has answered to questions since began.

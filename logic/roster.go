@@ -47,6 +47,9 @@ func (l *locations) online(ctx context.Context, app string, members []string) ([
 	return r.rows, nil
 }
 
+// maxRostered bounds the groups that have rosters, in members: 16 B each, and 24 for who is on line.
+const maxRostered = 1_000_000
+
 // maxPatched is for how many of its members a roster is brought up to date, each of which moves the rows behind it.
 const maxPatched = 256
 
@@ -84,9 +87,11 @@ func (l *locations) keep(group audience, r roster) {
 	if l.age <= 0 || r.began != l.young.began {
 		return
 	}
-	l.rostered += len(r.rows) - len(l.rosters[group].rows)
-	if l.rosters == nil || l.rostered > maxLocations {
-		l.rosters, l.rostered = make(map[audience]roster), len(r.rows)
+	if _, ok := l.rosters[group]; !ok {
+		l.rostered += group.n
+	}
+	if l.rosters == nil || l.rostered > maxRostered {
+		l.rosters, l.rostered = make(map[audience]roster), group.n
 	}
 	l.rosters[group] = r
 }

@@ -1,7 +1,6 @@
 package logic
 
 import (
-	"context"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -137,23 +136,36 @@ func TestRosterOfATenant(t *testing.T) {
 	})
 }
 
-// What rosters hold is bounded.
+// What rosters hold is bounded, also if nobody is on line: each keeps the list of its group's members alive.
 func TestRostersAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l, _, _, _ := located(t)
-		require.NoError(t, l.catchUp(context.Background()))
-		rows := make([][]storage.Session, maxLocations/4)
+		require.NoError(t, l.catchUp(t.Context()))
 		for range 20 {
-			members := crowd(2)
+			members := make([]string, maxRostered/4)
 			r, _, ok := l.rosterOf("a", members)
 			require.False(t, ok)
-			r.rows = rows
 			l.keep(audienceOf(members), r)
 			l.keep(audienceOf(members), r)
 			require.LessOrEqual(t, len(l.rosters), 4)
-			require.Equal(t, len(l.rosters)*len(rows), l.rostered)
+			require.Equal(t, len(l.rosters)*len(members), l.rostered)
 			_, _, ok = l.rosterOf("a", members)
 			require.True(t, ok)
 		}
 	})
+}
+
+// A repeated message, whose receivers may be a list of its own, takes no roster; what is new behind it goes by what was found for that.
+func TestNoRosterOfADuplicate(t *testing.T) {
+	f := build(t, func(c *Config) { c.LocationAge = age })
+	members := crowd(largeGroup + 1)
+	f.online("gateway-1", members[3], syncs, "")
+	batch := burstOf(f, members, "a", "a")
+	batch[0].draft.Duplicate = true
+	f.dispatch.messages(batch)
+	require.Empty(t, f.dispatch.locations.rosters)
+	require.Len(t, f.links.pushes(), 2)
+	f.dispatch.messages(batch[1:])
+	require.Len(t, f.dispatch.locations.rosters, 1)
+	require.Len(t, f.links.pushes(), 3)
 }
