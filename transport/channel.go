@@ -196,7 +196,7 @@ func (c *Channel) Offer(payload []byte) error {
 	return nil
 }
 
-// PushAll is Push for several payloads, one behind the other: after an error none of them is queued.
+// PushAll is Push for several payloads, one behind the other, up to the first error, after which the channel is closing.
 func (c *Channel) PushAll(payloads [][]byte) error {
 	size := 0
 	for _, p := range payloads {
@@ -204,11 +204,12 @@ func (c *Channel) PushAll(payloads [][]byte) error {
 	}
 	c.mu.Lock()
 	defer c.unlock()
-	if err := c.admit(); err != nil {
-		return err
-	}
-	c.room(size)
 	for _, p := range payloads {
+		if err := c.admit(); err != nil {
+			return err
+		}
+		c.room(size) // for all, at once
+		size -= len(p) + MaxHeader
 		c.enqueue(im.OpBinary, p)
 	}
 	return nil
