@@ -30,9 +30,10 @@ type locations struct {
 	recent []storage.AccountKey // guarded by mu
 	passed int                  // guarded by mu
 	forgot time.Time            // when forgetAll did so last; guarded by mu
-	// rosters are of large groups, and of the young generation.
-	rosters  map[audience]roster // guarded by mu
-	rostered int                 // members of these groups; guarded by mu
+	// rosters are of large groups. All are forgotten when old answers are, of which they may be made; turns counts that.
+	rosters  map[rosterKey]roster // guarded by mu
+	rostered int                  // what they hold, see roster.size; guarded by mu
+	turns    int                  // guarded by mu
 }
 
 // generation is what the session store has answered to questions since began.
@@ -228,15 +229,16 @@ func (l *locations) turn(now time.Time) {
 	if now.Sub(l.young.began) >= half {
 		l.begin(now)
 	}
-	if now.Sub(l.old.began) >= locationsKept {
+	if l.old.found != nil && now.Sub(l.old.began) >= locationsKept {
 		l.old = generation{}
+		l.forgetRosters()
 	}
 }
 
 // begin makes the young generation the old one. mu is held.
 func (l *locations) begin(now time.Time) {
 	l.old, l.young = l.young, generation{began: now, found: make(map[storage.AccountKey][]storage.Session, len(l.young.found))}
-	l.rosters, l.rostered = nil, 0
+	l.forgetRosters()
 }
 
 // remember keeps what the store said to a question that was asked after so many changes.

@@ -12,61 +12,71 @@ import (
 // roster is who of a large group is on line, so that a message to it costs nothing for those who are not. It is brought up to
 // date by what the session store says has changed, and lasts no longer than the answers that it is made of.
 type roster struct {
-	began   time.Time // of the generation in which it was made
-	changes int       // what it takes into account, see recall
+	of      audience
+	turn    int // when it was made, see locations.turns
+	changes int // what it takes into account, see recall
 	// rows are the sessions of members who have some, by account. Never changed: a new roster has new ones.
 	rows [][]storage.Session
 }
 
-// online is find for the members of one conversation, who are sorted, and returns the sessions of those who have any.
-func (l *locations) online(ctx context.Context, app string, members []string) ([][]storage.Session, error) {
+// rosterKey is a group.
+type rosterKey struct {
+	app          string
+	conversation int64
+}
+
+// size is what a roster holds, the members included, whose list it keeps alive.
+func (r roster) size() int { return r.of.n + len(r.rows) }
+
+// maxRostered bounds the sizes of all rosters: 16 to 24 B each.
+const maxRostered = 1_000_000
+
+// maxPatched is for how many of its members a roster is brought up to date, each of which moves the rows behind it.
+const maxPatched = 256
+
+// online is find for the members of a group, who are sorted, and returns the sessions of those who have any.
+func (l *locations) online(ctx context.Context, group rosterKey, members []string) ([][]storage.Session, error) {
 	if l.age > 0 {
 		if err := l.catchUp(ctx); err != nil {
 			return nil, err
 		}
 	}
-	r, changed, ok := l.rosterOf(app, members)
+	r, changed, ok := l.rosterOf(group, members)
 	if ok && len(changed) == 0 {
 		l.metrics.located(len(members), 0)
 		return r.rows, nil
 	}
 	keys := changed
 	if !ok {
-		keys = keysOf(app, members, nil)
+		keys = keysOf(group.app, members, nil)
 	}
 	found, err := l.find(ctx, keys)
 	if err != nil {
 		return nil, err
 	}
 	if ok {
+		l.metrics.located(len(members)-len(changed), 0)
 		r.rows = patched(r.rows, keys, found)
 	} else {
-		r.rows = slices.Clip(slices.DeleteFunc(found, func(s []storage.Session) bool { return len(s) == 0 }))
+		r.rows = slices.Clone(slices.DeleteFunc(found, func(s []storage.Session) bool { return len(s) == 0 }))
 	}
-	l.keep(audienceOf(members), r)
+	l.keep(group, r)
 	return r.rows, nil
 }
 
-// maxRostered bounds the groups that have rosters, in members: 16 B each, and 24 for who is on line.
-const maxRostered = 1_000_000
-
-// maxPatched is for how many of its members a roster is brought up to date, each of which moves the rows behind it.
-const maxPatched = 256
-
 // rosterOf returns a group's roster and those of its members of whom something has changed since; not ok: an empty one that is
 // to be made of all members.
-func (l *locations) rosterOf(app string, members []string) (r roster, changed []storage.AccountKey, ok bool) {
+func (l *locations) rosterOf(group rosterKey, members []string) (r roster, changed []storage.AccountKey, ok bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.turn(time.Now())
-	now := roster{began: l.young.began, changes: l.passed + len(l.recent)}
-	group := audienceOf(members)
+	now := roster{of: audienceOf(members), turn: l.turns, changes: l.passed + len(l.recent)}
 	r, ok = l.rosters[group]
-	if !ok || r.began != now.began || r.changes < l.passed {
+	if !ok || r.of != now.of || r.changes < l.passed {
 		return now, nil, false
 	}
 	for _, key := range l.recent[r.changes-l.passed:] {
-		if _, member := slices.BinarySearch(members, key.Account); member && key.App == app {
+		if _, member := slices.BinarySearch(members, key.Account); member && key.App == group.app {
 			changed = append(changed, key)
 		}
 	}
@@ -81,19 +91,26 @@ func (l *locations) rosterOf(app string, members []string) (r roster, changed []
 }
 
 // keep remembers a roster, unless what it was made of is to be forgotten.
-func (l *locations) keep(group audience, r roster) {
+func (l *locations) keep(group rosterKey, r roster) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.age <= 0 || r.began != l.young.began {
+	if l.age <= 0 || r.turn != l.turns {
 		return
 	}
-	if _, ok := l.rosters[group]; !ok {
-		l.rostered += group.n
+	if was, ok := l.rosters[group]; ok {
+		l.rostered -= was.size()
 	}
+	l.rostered += r.size()
 	if l.rosters == nil || l.rostered > maxRostered {
-		l.rosters, l.rostered = make(map[audience]roster), group.n
+		l.rosters, l.rostered = make(map[rosterKey]roster), r.size()
 	}
 	l.rosters[group] = r
+}
+
+// forgetRosters forgets all, also those that are being made. mu is held.
+func (l *locations) forgetRosters() {
+	l.rosters, l.rostered = nil, 0
+	l.turns++
 }
 
 // patched is the rows with what was found for these accounts.

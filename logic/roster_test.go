@@ -62,7 +62,7 @@ func TestRosterIsWhatTheStoreSays(t *testing.T) {
 					l.forgetAll()
 				}
 				time.Sleep(age)
-				rows, err := l.online(t.Context(), "a", members)
+				rows, err := l.online(t.Context(), rosterKey{"a", 9}, members)
 				require.NoError(t, err)
 				found := present(t, rows)
 				for _, who := range members {
@@ -87,13 +87,13 @@ func TestRosterIsKept(t *testing.T) {
 		members := crowd(largeGroup + 1)
 		login("user-00007")
 		online := func() []string {
-			rows, err := l.online(t.Context(), "a", members)
+			rows, err := l.online(t.Context(), rosterKey{"a", 9}, members)
 			require.NoError(t, err)
 			return present(t, rows)
 		}
 		require.Equal(t, []string{"user-00007"}, online())
 		require.Equal(t, len(members), s.asked)
-		before, err := l.online(t.Context(), "a", members)
+		before, err := l.online(t.Context(), rosterKey{"a", 9}, members)
 		require.NoError(t, err)
 
 		login("user-00003")
@@ -116,19 +116,19 @@ func TestRosterOfATenant(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l, s, login, _ := located(t)
 		members := crowd(largeGroup + 1)
-		_, err := l.online(t.Context(), "another", members)
+		_, err := l.online(t.Context(), rosterKey{"another", 9}, members)
 		require.NoError(t, err)
 		login("user-00001")
 		time.Sleep(age)
 		asked := s.asked
-		rows, err := l.online(t.Context(), "another", members)
+		rows, err := l.online(t.Context(), rosterKey{"another", 9}, members)
 		require.NoError(t, err)
 		require.Empty(t, rows)
 		require.Equal(t, asked, s.asked)
 
 		l = newLocations(s, 0, l.metrics)
 		for range 2 {
-			rows, err := l.online(t.Context(), "a", members)
+			rows, err := l.online(t.Context(), rosterKey{"a", 9}, members)
 			require.NoError(t, err)
 			require.Equal(t, []string{"user-00001"}, present(t, rows))
 		}
@@ -136,23 +136,62 @@ func TestRosterOfATenant(t *testing.T) {
 	})
 }
 
-// What rosters hold is bounded, also if nobody is on line: each keeps the list of its group's members alive.
+// What rosters hold is bounded, also if nobody is on line: each keeps the list of its group's members alive. A new list, as after
+// each join, takes the place of the one before.
 func TestRostersAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l, _, _, _ := located(t)
 		require.NoError(t, l.catchUp(t.Context()))
-		for range 20 {
-			members := make([]string, maxRostered/4)
-			r, _, ok := l.rosterOf("a", members)
-			require.False(t, ok)
-			l.keep(audienceOf(members), r)
-			l.keep(audienceOf(members), r)
-			require.LessOrEqual(t, len(l.rosters), 4)
-			require.Equal(t, len(l.rosters)*len(members), l.rostered)
-			_, _, ok = l.rosterOf("a", members)
-			require.True(t, ok)
+		for i := range int64(20) {
+			for range 3 {
+				members := make([]string, maxRostered/5)
+				r, _, ok := l.rosterOf(rosterKey{"a", i}, members)
+				require.False(t, ok)
+				r.rows = make([][]storage.Session, maxRostered/20)
+				l.keep(rosterKey{"a", i}, r)
+				l.keep(rosterKey{"a", i}, r)
+				require.LessOrEqual(t, len(l.rosters), 4)
+				require.Equal(t, len(l.rosters)*maxRostered/4, l.rostered)
+				_, _, ok = l.rosterOf(rosterKey{"a", i}, members)
+				require.True(t, ok)
+			}
 		}
 	})
+}
+
+// A roster that is made of old answers ended with the generation after theirs: a session was believed for 15 s.
+func TestRosterIsBelievedNoLonger(t *testing.T) {
+	for idle := time.Duration(0); idle < locationsKept; idle += 497 * time.Millisecond {
+		synctest.Test(t, func(t *testing.T) {
+			l, s, login, channels := located(t)
+			members := crowd(10)
+			login(members[0])
+			time.Sleep(age)
+			require.Equal(t, 1, channels(members[0]))
+			asked := time.Now()
+			_, err := s.Logout(t.Context(), "a", members[0], "", members[0])
+			require.NoError(t, err)
+			time.Sleep(idle)
+			for {
+				rows, err := l.online(t.Context(), rosterKey{"a", 9}, members)
+				require.NoError(t, err)
+				if len(rows) == 0 {
+					return
+				}
+				require.Less(t, time.Since(asked), locationsKept)
+				time.Sleep(10 * time.Millisecond)
+			}
+		})
+	}
+}
+
+// What a batch could not push is counted once, whatever could be looked up before.
+func TestUnpushedOfABatch(t *testing.T) {
+	f := build(t, func(c *Config) { c.LocationAge = age })
+	batch := slices.Concat(burstOf(f, crowd(10), "a"), burstOf(f, crowd(largeGroup+1), "a"), burstOf(f, crowd(largeGroup+2), "a"))
+	f.sessions.setDown(true)
+	f.dispatch.messages(batch)
+	require.EqualValues(t, 10+2*largeGroup+3, f.counter("unpushed_total", "session_store"))
 }
 
 // A repeated message, whose receivers may be a list of its own, takes no roster; what is new behind it goes by what was found for that.
