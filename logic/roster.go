@@ -80,7 +80,8 @@ func (l *locations) rosterOf(group rosterKey, members []string) (r roster, chang
 			changed = append(changed, key)
 		}
 	}
-	if len(changed) > maxPatched {
+	slices.SortFunc(changed, func(a, b storage.AccountKey) int { return strings.Compare(a.Account, b.Account) })
+	if changed = slices.Compact(changed); len(changed) > maxPatched { // who comes and goes is one
 		return now, nil, false
 	}
 	r.changes = now.changes

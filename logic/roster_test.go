@@ -98,6 +98,7 @@ func TestRosterIsKept(t *testing.T) {
 
 		login("user-00003")
 		login("somebody else")
+		login("user-00003")
 		time.Sleep(age)
 		require.Equal(t, []string{"user-00003", "user-00007"}, online())
 		require.Equal(t, len(members)+1, s.asked)
